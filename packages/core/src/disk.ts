@@ -1,0 +1,356 @@
+import type { Awaitable } from './awaitable.ts';
+import { isOwned, readBytes, resolveExtent, unmapBytes, writeBytes } from './data-path.ts';
+import { DiskSnapshots } from './disk-snapshots.ts';
+import type {
+  Backing,
+  BlockDriver,
+  Capabilities,
+  CheckOptions,
+  CheckReport,
+  DriverImage,
+  ImageInfo,
+  ImageStats,
+  LongCallOptions,
+  ResolvedExtent,
+} from './driver.ts';
+import { CowlabError } from './errors.ts';
+import { type Hold, RangeLock } from './range-lock.ts';
+
+/*
+ * What callers hold: one class for all formats. Everything that is the same for every format happens here,
+ * once: validation, the state (open, closing, closed), read-only, and the order of requests.
+ *
+ * Order of requests. `read` holds its bytes shared, `write` its bytes exclusively, rounded to allocation units
+ * when it will reserve some, `writeZeroes` and `discard` their units. Snapshot operations, resize, check and
+ * close hold everything. `flush` and `info` hold a place past the end of any disk, shared: they run beside
+ * requests and beside each other, but not beside those that hold everything. A driver that is `serial` gets one
+ * request at a time. A request that finishes without waiting never enters the lock (see range-lock.ts).
+ */
+
+/** A run of guest bytes in the answer of {@link Disk.extents}. */
+export interface DiskExtent {
+  readonly offset: number;
+  readonly length: number;
+  readonly kind: 'data' | 'zero' | 'encoded';
+  /** Which image of the chain answers: 0 this one, 1 its backing, … */
+  readonly depth: number;
+  /** Whether some image of the chain has these bytes, or says that they are zeros. */
+  readonly allocated: boolean;
+}
+
+const EVERYTHING = Number.MAX_SAFE_INTEGER;
+/** The start of what `flush` and `info` hold; its end is that of everything. */
+const BESIDE = EVERYTHING - 1;
+
+export class Disk implements Backing, AsyncDisposable {
+  readonly format: string;
+  readonly capabilities: Capabilities;
+  readonly readOnly: boolean;
+  /** Snapshot operations; every one rejects with `ERR_UNSUPPORTED` where the format has no snapshots. */
+  readonly snapshots: DiskSnapshots;
+  /** The driver's side, for drivers that walk their own chains and for tests of drivers. */
+  readonly image: DriverImage;
+  readonly #file: string;
+  readonly #locks = new RangeLock();
+  readonly #serial: boolean;
+  readonly #closed: (() => void) | undefined;
+  #state: 'open' | 'closing' | 'closed' = 'open';
+  #closing: Promise<void> | undefined;
+
+  constructor(driver: BlockDriver, image: DriverImage, file: string, readOnly: boolean, closed?: () => void) {
+    this.#closed = closed;
+    this.format = driver.name;
+    this.capabilities = driver.capabilities;
+    this.readOnly = readOnly;
+    this.image = image;
+    this.#file = file;
+    this.#serial = driver.capabilities.concurrency === 'serial';
+    this.snapshots = new DiskSnapshots({
+      file,
+      driver,
+      image,
+      exclusively: (run, signal) => this.#exclusively(run, signal),
+      assertOpen: () => this.#assertOpen(),
+      assertWritable: () => this.#assertWritable(),
+      openDisk: (snapshot, whenClosed) => new Disk(driver, snapshot, file, true, whenClosed),
+    });
+  }
+
+  /** Guest bytes. */
+  get size(): number {
+    return this.image.size;
+  }
+
+  /** Allocation unit, bytes. */
+  get unitBytes(): number {
+    return this.image.unitBytes;
+  }
+
+  /** Fills `target` from `offset`. Throws RangeError outside the disk; may throw at once or reject. */
+  read(offset: number, target: Uint8Array): Awaitable<void> {
+    this.#assertOpen();
+    this.#assertRange(offset, target.length);
+    if (target.length === 0) return;
+    const end = offset + target.length;
+    if (this.#locks.busy) {
+      return this.#ordered(offset, end, false, () => {
+        // Whoever waits may wait for a resize.
+        this.#assertRange(offset, target.length);
+        return readBytes(this.image, offset, target);
+      });
+    }
+    const pending = readBytes(this.image, offset, target);
+    if (pending !== undefined) return this.#holding(offset, end, false, pending);
+  }
+
+  /** Writes all of `source` at `offset`. It is durable after the next `flush`. */
+  write(offset: number, source: Uint8Array): Awaitable<void> {
+    this.#assertWritable();
+    this.#assertRange(offset, source.length);
+    if (source.length === 0) return;
+    const end = offset + source.length;
+    if (this.#locks.busy) return this.#writeInTurn(offset, source);
+    const pending = writeBytes(this.image, offset, source);
+    if (pending !== undefined) return this.#holding(...this.#writeRange(offset, end), true, pending);
+  }
+
+  /** Makes the range read as zeros, without writing them where the format can. */
+  writeZeroes(offset: number, length: number): Awaitable<void> {
+    return this.#unmap(offset, length, 'zero');
+  }
+
+  /** The range is no longer needed. Whole units in it read as zeros and free their space; partial ones stay. */
+  discard(offset: number, length: number): Awaitable<void> {
+    return this.#unmap(offset, length, 'discard');
+  }
+
+  /** Everything whose call completed before is durable when this completes. */
+  flush(): Awaitable<void> {
+    this.#assertOpen();
+    if (this.readOnly) return;
+    if (this.#locks.busy) return this.#ordered(BESIDE, EVERYTHING, false, () => this.image.flush());
+    const pending = this.image.flush();
+    if (pending !== undefined) return this.#holding(BESIDE, EVERYTHING, false, pending);
+  }
+
+  /** The extents of a range, in order, without gaps, neighbours of one kind and depth joined. */
+  async *extents(offset = 0, length: number = this.size - offset): AsyncGenerator<DiskExtent> {
+    this.#assertOpen();
+    this.#assertRange(offset, length);
+    let current: DiskExtent | undefined;
+    for (let at = offset; at < offset + length; ) {
+      const { kind, length: part, depth, allocated } = await this.#describe(at, offset + length - at);
+      if (current?.kind === kind && current.depth === depth && current.allocated === allocated) {
+        current = { ...current, length: current.length + part };
+      } else {
+        if (current !== undefined) yield current;
+        current = { offset: at, length: part, kind, depth, allocated };
+      }
+      at += part;
+    }
+    if (current !== undefined) yield current;
+  }
+
+  async resolve(offset: number, length: number): Promise<ResolvedExtent> {
+    this.#assertOpen();
+    this.#assertRange(offset, length);
+    return resolveExtent(this.image, offset, length);
+  }
+
+  /** Recomputes the format's bookkeeping and compares; repairs when asked and the disk is writable. */
+  async check(options: CheckOptions = {}): Promise<CheckReport> {
+    this.#assertOpen();
+    const { repair } = options;
+    if (repair !== undefined) {
+      this.#assertWritable();
+      if (!this.capabilities.repair.includes(repair)) throw this.#unsupported(`repair ${repair}`);
+    }
+    return this.#exclusively(() => this.image.check(options), options.signal);
+  }
+
+  /** Changes the disk's size; new bytes read as zeros, bytes past a smaller size are gone. */
+  async resize(size: number, options: LongCallOptions = {}): Promise<void> {
+    this.#assertWritable();
+    const { resize, sizeMultiple, maxSize } = this.capabilities;
+    if (this.image.resize === undefined || resize === 'none') throw this.#unsupported('resize');
+    if (!Number.isSafeInteger(size) || size <= 0)
+      throw new RangeError(`size: not a whole number above 0: ${size}`);
+    if (size < this.size && resize === 'grow') throw this.#unsupported('shrink');
+    if (size % sizeMultiple !== 0 || size > maxSize) {
+      throw new CowlabError(
+        'ERR_INVALID_OPTION',
+        `${this.#file}: size: must be a multiple of ${sizeMultiple}, at most ${maxSize}`,
+        {
+          file: this.#file,
+          field: 'size',
+          value: size,
+        },
+      );
+    }
+    const image = this.image;
+    await this.#exclusively(async () => image.resize?.(size, options), options.signal);
+  }
+
+  async info(): Promise<ImageInfo> {
+    this.#assertOpen();
+    return this.#ordered(BESIDE, EVERYTHING, false, () => this.image.info());
+  }
+
+  stats(): ImageStats {
+    this.#assertOpen();
+    return this.image.stats();
+  }
+
+  /** Waits for running requests, makes everything durable, and closes. Idempotent. */
+  close(): Promise<void> {
+    this.#closing ??= this.#close();
+    return this.#closing;
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close();
+  }
+
+  async #close(): Promise<void> {
+    this.#state = 'closing';
+    const hold = await this.#locks.acquire(0, EVERYTHING, true);
+    try {
+      try {
+        await this.snapshots.closeOpened();
+      } finally {
+        await this.image.close();
+      }
+    } finally {
+      this.#state = 'closed';
+      this.#closed?.();
+      this.#locks.release(hold);
+    }
+  }
+
+  #unmap(offset: number, length: number, mode: 'discard' | 'zero'): Awaitable<void> {
+    this.#assertWritable();
+    this.#assertRange(offset, length);
+    if (length === 0) return;
+    const [start, end] = this.#units(offset, offset + length);
+    return this.#ordered(start, end, true, () => {
+      this.#assertRange(offset, length);
+      return unmapBytes(this.image, offset, length, mode);
+    });
+  }
+
+  async #describe(offset: number, length: number): Promise<ResolvedExtent> {
+    const hold = await this.#acquire(offset, offset + length, false);
+    try {
+      // The generator may have rested while the disk was closed or resized.
+      this.#assertOpen();
+      this.#assertRange(offset, length);
+      const extent = await resolveExtent(this.image, offset, length);
+      if (extent.storage === undefined || extent.hostOffset === undefined) return extent;
+      const status = await extent.storage.status(extent.hostOffset, extent.length);
+      return status.data
+        ? { ...extent, length: status.length }
+        : { kind: 'zero', length: status.length, depth: extent.depth, allocated: extent.allocated };
+    } finally {
+      this.#locks.release(hold);
+    }
+  }
+
+  /** Keeps the range held for as long as a request that has started is under way. */
+  async #holding(start: number, end: number, exclusive: boolean, pending: Promise<void>): Promise<void> {
+    const hold = await this.#acquire(start, end, exclusive);
+    try {
+      await pending;
+    } finally {
+      this.#locks.release(hold);
+    }
+  }
+
+  async #ordered<T>(start: number, end: number, exclusive: boolean, run: () => Awaitable<T>): Promise<T> {
+    const hold = await this.#acquire(start, end, exclusive);
+    try {
+      return await run();
+    } finally {
+      this.#locks.release(hold);
+    }
+  }
+
+  async #writeInTurn(offset: number, source: Uint8Array): Promise<void> {
+    const end = offset + source.length;
+    const [start, stop] = this.#writeRange(offset, end);
+    // The narrow range is right only as long as the bytes stay owned, so it is taken at once or not at all:
+    // whoever would have to wait for it waits for the whole units instead.
+    const hold =
+      (this.#serial ? undefined : this.#locks.tryAcquire(start, stop, true)) ??
+      (await this.#acquire(...this.#units(offset, end), true));
+    try {
+      this.#assertRange(offset, source.length);
+      await writeBytes(this.image, offset, source);
+    } finally {
+      this.#locks.release(hold);
+    }
+  }
+
+  /** In place, a write needs its own bytes only; else the whole units that it fills. */
+  #writeRange(start: number, end: number): [number, number] {
+    return isOwned(this.image, start, end - start) === true ? [start, end] : this.#units(start, end);
+  }
+
+  /** Alone. What was called before `close` still has its turn: close waits in the same queue. */
+  async #exclusively<T>(run: () => Promise<T>, signal?: AbortSignal): Promise<T> {
+    const hold = await this.#locks.acquire(0, EVERYTHING, true);
+    try {
+      if (signal?.aborted === true) {
+        const about = { file: this.#file };
+        throw new CowlabError('ERR_ABORTED', `${this.#file}: aborted before it began`, about, signal.reason);
+      }
+      return await run();
+    } finally {
+      this.#locks.release(hold);
+    }
+  }
+
+  #acquire(start: number, end: number, exclusive: boolean): Awaitable<Hold> {
+    return this.#serial
+      ? this.#locks.acquire(0, EVERYTHING, true)
+      : this.#locks.acquire(start, end, exclusive);
+  }
+
+  #units(start: number, end: number): [number, number] {
+    const unit = this.image.unitBytes;
+    return [start - (start % unit), Math.ceil(end / unit) * unit];
+  }
+
+  #assertRange(offset: number, length: number): void {
+    if (!Number.isSafeInteger(offset) || offset < 0) {
+      throw new RangeError(`offset: not a whole number from 0: ${offset}`);
+    }
+    if (!Number.isSafeInteger(length) || length < 0) {
+      throw new RangeError(`length: not a whole number from 0: ${length}`);
+    }
+    if (offset + length > this.image.size) {
+      throw new RangeError(
+        `bytes ${offset} to ${offset + length} lie past the disk's end at ${this.image.size}`,
+      );
+    }
+  }
+
+  #assertOpen(): void {
+    if (this.#state !== 'open') {
+      throw new CowlabError('ERR_CLOSED', `${this.#file}: disk is closed`, { file: this.#file });
+    }
+  }
+
+  #assertWritable(): void {
+    this.#assertOpen();
+    if (this.readOnly) {
+      throw new CowlabError('ERR_READ_ONLY', `${this.#file}: disk is open read-only`, { file: this.#file });
+    }
+  }
+
+  #unsupported(what: string): CowlabError {
+    return new CowlabError('ERR_UNSUPPORTED', `${this.#file}: ${this.format} does not ${what}`, {
+      file: this.#file,
+      field: what,
+    });
+  }
+}

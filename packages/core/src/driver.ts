@@ -1,0 +1,283 @@
+import type { Awaitable } from './awaitable.ts';
+import type { Storage, StorageFolder } from './storage.ts';
+
+/*
+ * The seam between a format and everything else. A driver says where guest bytes are (`map`), where new
+ * ones go (`reserve`), and makes that true (`commit`); core moves the bytes, validates, orders requests and
+ * opens backing files. Callers hold a Disk and never see this interface.
+ */
+
+/** What can be read: a disk, or the backing of one. */
+export interface ReadSource {
+  /** Bytes. */
+  readonly size: number;
+  /** Fills `target` from `offset`; the range lies within `size`. */
+  read(offset: number, target: Uint8Array): Awaitable<void>;
+  /** One extent at `offset`, its bytes resolved through the whole chain: no `backing` kind comes back. */
+  resolve(offset: number, length: number): Awaitable<ResolvedExtent>;
+}
+
+/** Bytes that lie in a storage as they are. */
+export interface DataExtent {
+  readonly kind: 'data';
+  readonly length: number;
+  readonly storage: Storage;
+  readonly hostOffset: number;
+  /** True when nothing else refers to these bytes: they may be overwritten where they are. */
+  readonly owned: boolean;
+}
+
+/** Bytes that read as zeros. `allocated`: the image says so itself; otherwise nothing in it is mapped here. */
+export interface ZeroExtent {
+  readonly kind: 'zero';
+  readonly length: number;
+  readonly allocated: boolean;
+}
+
+/** Bytes that the backing answers for, at `offset` in it; past its end they are zeros. */
+export interface BackingExtent {
+  readonly kind: 'backing';
+  readonly length: number;
+  readonly source: ReadSource;
+  readonly offset: number;
+}
+
+/** Bytes that are stored in another form (compressed). `read` yields the extent's first bytes. */
+export interface EncodedExtent {
+  readonly kind: 'encoded';
+  readonly length: number;
+  read(target: Uint8Array): Awaitable<void>;
+}
+
+/** A run of guest bytes with one answer to "where is it?". `length` is at least 1. */
+export type Extent = DataExtent | ZeroExtent | BackingExtent | EncodedExtent;
+
+/** An extent with the chain walked: `depth` 0 is the image itself, 1 its backing, and so on. */
+export interface ResolvedExtent {
+  readonly kind: 'data' | 'zero' | 'encoded';
+  readonly length: number;
+  readonly depth: number;
+  /** True when some image of the chain has these bytes or says that they are zero. */
+  readonly allocated: boolean;
+  /** Where the bytes are, for `data` only. */
+  readonly storage?: Storage;
+  readonly hostOffset?: number;
+}
+
+/**
+ * Where the bytes of a write go. The driver has set the space aside; nothing refers to it before `commit`.
+ * Core writes `head` old bytes, the `length` new ones and `tail` old ones in one piece at
+ * `hostOffset - head`, so that whole allocation units arrive.
+ */
+export interface Placement {
+  readonly storage: Storage;
+  /** Guest bytes `guestOffset … guestOffset + length` are taken care of; `guestOffset` is what was asked for. */
+  readonly guestOffset: number;
+  readonly length: number;
+  /** Where the byte of `guestOffset` goes. */
+  readonly hostOffset: number;
+  /** Old guest bytes directly before and after that must be there too. The old state still answers for them. */
+  readonly head: number;
+  readonly tail: number;
+  /** The host bytes are known to read as zeros already: zero fill in `head` and `tail` may be left out. */
+  readonly fresh: boolean;
+}
+
+export interface SnapshotInfo {
+  /** Unique in the image, never used again. */
+  readonly id: string;
+  readonly name: string;
+  readonly createdAt: Date;
+  /** Guest bytes of the disk when it was taken. */
+  readonly size: number;
+  /** The `id` of the snapshot this one grew from; null for a first one; undefined where the format does not keep it. */
+  readonly parent?: string | null;
+}
+
+export interface Progress {
+  readonly done: number;
+  readonly total: number;
+}
+
+/** For calls that may take long. An abort rejects with `ERR_ABORTED` and leaves the image as it was before the call. */
+export interface LongCallOptions {
+  readonly signal?: AbortSignal;
+  readonly onProgress?: (progress: Progress) => void;
+}
+
+/** Snapshot operations. Core has quiesced the image, and has checked names: create's is free, the others' ids exist. */
+export interface DriverSnapshots {
+  list(): Awaitable<readonly SnapshotInfo[]>;
+  /** Durable and whole when it returns; wholly absent after a crash before. */
+  create(name: string, createdAt: Date): Promise<SnapshotInfo>;
+  delete(id: string, options: LongCallOptions): Promise<void>;
+  /** The writable state becomes the snapshot's; what it was is given up. Every snapshot stays. */
+  apply(id: string, options: LongCallOptions): Promise<void>;
+  /** A read-only image of the snapshot; stays valid while the image is written to. */
+  open(id: string): Promise<DriverImage>;
+}
+
+export interface Finding {
+  /** `corruption`: bytes or structures are wrong. `leak`: space is marked used that nothing uses. */
+  readonly severity: 'corruption' | 'leak';
+  /** The structure, in the format's words: `refcount block`, `grain table`. */
+  readonly structure: string;
+  readonly message: string;
+  readonly file: string;
+  readonly hostOffset?: number;
+  readonly repaired: boolean;
+}
+
+export interface CheckReport {
+  readonly corruptions: number;
+  readonly leaks: number;
+  /** Findings that were repaired; they are counted in the two above no longer. */
+  readonly repaired: number;
+  /** At most the first 1,000. */
+  readonly findings: readonly Finding[];
+  /** Guest bytes that have a place of their own in this image. */
+  readonly allocatedBytes: number;
+  /** Bytes up to the last one in use. */
+  readonly imageEndBytes: number;
+}
+
+export interface CheckOptions extends LongCallOptions {
+  readonly repair?: 'leaks' | 'all';
+}
+
+export interface ImageInfo {
+  readonly format: string;
+  /** Guest bytes. */
+  readonly size: number;
+  /** The allocation unit. */
+  readonly unitBytes: number;
+  readonly backing?: { readonly file: string; readonly format?: string };
+  /** Every file that belongs to the image itself, the main one first; names as the folder knows them. */
+  readonly files: readonly string[];
+  /** Bytes on the host that hold this image (allocated, where the storage can tell). */
+  readonly storageBytes: number;
+  /** What only this format has, in its own words: `cluster size`, `journal size`. */
+  readonly details: Readonly<Record<string, string | number | boolean>>;
+}
+
+/** Counters of an open image; every driver has the first, and adds its own. */
+export interface ImageStats {
+  /** Bytes of mapping metadata held in memory now: tables, caches, bitmaps, buffers; this image and its chain. */
+  readonly residentMetadataBytes: number;
+  readonly [counter: string]: number;
+}
+
+/**
+ * One opened image. May assume: ranges are whole, within `size`, and not empty; writes only on an image
+ * opened for writing; requests ordered as `capabilities.concurrency` says; snapshot operations, `resize`,
+ * `check` and `close` run alone.
+ */
+export interface DriverImage {
+  /** Guest bytes. */
+  readonly size: number;
+  /** Allocation unit, bytes, a power of two: `unmap` ranges are multiples of it (or reach the end of the disk). */
+  readonly unitBytes: number;
+  /** The longest extent from `offset` that the driver can tell cheaply, at most `length`. */
+  map(offset: number, length: number): Awaitable<Extent>;
+  /** Sets space aside for a write at `offset`, where `map` gave no owned data; covers as much of `length` as lies together. */
+  reserve(offset: number, length: number): Awaitable<Placement>;
+  /** The bytes are in place: make them visible. Changes memory only, or writes metadata in crash-safe order. */
+  commit(placement: Placement): Awaitable<void>;
+  /** The bytes did not arrive: give the space back. */
+  abort(placement: Placement): void;
+  /** The range reads as zeros from now on. `discard` frees its space; `zero` may keep it. */
+  unmap(offset: number, length: number, mode: 'discard' | 'zero'): Awaitable<void>;
+  /** Makes everything visible now durable, in crash-safe order. */
+  flush(): Awaitable<void>;
+  /** Present when `capabilities.snapshots` is not `none`. */
+  readonly snapshots?: DriverSnapshots;
+  check(options: CheckOptions): Promise<CheckReport>;
+  /** Present when `capabilities.resize` is not `none`. New bytes read as zeros. */
+  resize?(size: number, options: LongCallOptions): Promise<void>;
+  info(): Awaitable<ImageInfo>;
+  stats(): ImageStats;
+  /** Writes back what is left to write (when open for writing) and closes storages and backing. */
+  close(): Promise<void>;
+}
+
+/** What a driver can do. Callers, the command line and the conformance suite read this and nothing else. */
+export interface Capabilities {
+  /** Images can be created and written. */
+  readonly write: boolean;
+  /** `internal`: in the same file; `chain`: a file for each. */
+  readonly snapshots: 'none' | 'internal' | 'chain';
+  /** Most snapshots an image can have; 0 without snapshots. */
+  readonly maxSnapshots: number;
+  /** Images can have a backing file. */
+  readonly backing: boolean;
+  readonly resize: 'none' | 'grow' | 'both';
+  /** What `check` can repair. */
+  readonly repair: readonly ('leaks' | 'all')[];
+  /** `serial`: one request at a time. `perRange`: requests on disjoint units run side by side, flush beside them. */
+  readonly concurrency: 'serial' | 'perRange';
+  /** What `check` may find after power loss at any moment. Corruption is never allowed. */
+  readonly afterPowerLoss: 'clean' | 'leaks';
+  /** Largest disk, guest bytes, with default options. */
+  readonly maxSize: number;
+  /** Disk sizes are multiples of this many bytes. */
+  readonly sizeMultiple: number;
+}
+
+export type OptionValue = string | number | boolean;
+
+/** One create option: what the command line prints and `create` checks. Sizes are in bytes and of type `size`. */
+export interface OptionSpec {
+  readonly type: 'size' | 'number' | 'boolean' | 'string' | 'choice';
+  readonly default?: OptionValue;
+  readonly choices?: readonly string[];
+  readonly help: string;
+}
+
+export type OptionTable = Readonly<Record<string, OptionSpec>>;
+export type OptionValues = Readonly<Record<string, OptionValue>>;
+
+export interface BackingReference {
+  /** As it will be recorded in the image: relative to the image's own folder, or absolute. */
+  readonly file: string;
+  readonly format?: string;
+}
+
+export interface CreateRequest {
+  /** Guest bytes. */
+  readonly size: number;
+  readonly backing?: BackingReference;
+  /** Checked against the driver's option table, defaults filled in. */
+  readonly options: OptionValues;
+}
+
+/** An opened backing: what a driver reads through and closes with itself. */
+export interface Backing extends ReadSource {
+  readonly format: string;
+  /** The image under it, for drivers that walk their own chains. */
+  readonly image: DriverImage;
+  close(): Promise<void>;
+}
+
+export interface OpenContext {
+  readonly readOnly: boolean;
+  /** Opens a file that the image names, read-only, through the backing gate. `field` names where it was found. */
+  openBacking(reference: BackingReference, field: string): Promise<Backing>;
+  /** Options for this opening, by the driver's `openOptions` table (cache sizes, ablations). */
+  readonly options: OptionValues;
+}
+
+/** One format. */
+export interface BlockDriver {
+  /** `fvd`, `qcow2`, `vmdk`, `raw`. */
+  readonly name: string;
+  readonly capabilities: Capabilities;
+  /** Create options. */
+  readonly options: OptionTable;
+  readonly openOptions: OptionTable;
+  /** How sure the driver is that these first bytes (up to 4,096) are its format: 0 no … 100 certainly. */
+  probe(head: Uint8Array): number;
+  /** Writes a new, empty image into `file`, which exists and is empty; durable when it returns. */
+  create(folder: StorageFolder, file: string, request: CreateRequest): Promise<void>;
+  /** Opens an image. A rejected open has modified nothing and has closed what it opened. */
+  open(folder: StorageFolder, file: string, context: OpenContext): Promise<DriverImage>;
+}

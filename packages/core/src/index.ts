@@ -1,0 +1,18 @@
+export * from './awaitable.ts';
+export * from './bitset.ts';
+export * from './codec.ts';
+export * from './counting-folder.ts';
+export { crc32c, crc32cTable } from './crc32c.ts';
+export { type DiskExtent, Disk } from './disk.ts';
+export type { DiskSnapshots } from './disk-snapshots.ts';
+export * from './driver.ts';
+export * from './errors.ts';
+export * from './file-folder.ts';
+export type { FileIo } from './file-storage.ts';
+export type { GatePolicy } from './gate.ts';
+export { MemoryFolder, MemoryStorage } from './memory-storage.ts';
+export * from './open.ts';
+export { checkOptions } from './options.ts';
+export { type Hold, RangeLock } from './range-lock.ts';
+export { raw } from './raw.ts';
+export * from './storage.ts';

@@ -1,0 +1,198 @@
+import path from 'node:path';
+import { Disk } from './disk.ts';
+import type { Backing, BackingReference, BlockDriver, OpenContext, OptionValues } from './driver.ts';
+import { CowlabError } from './errors.ts';
+import { FileFolder } from './file-folder.ts';
+import type { FileIo } from './file-storage.ts';
+import { BackingGate, type GatePolicy } from './gate.ts';
+import { checkOptions } from './options.ts';
+import { raw } from './raw.ts';
+import type { StorageFolder } from './storage.ts';
+
+/** A file by its path, or by its name in a folder of any kind. */
+export type ImageLocation = string | { readonly folder: StorageFolder; readonly file: string };
+
+interface Formats {
+  /** Which formats may be opened, for the image and for what is under it; `raw` is always among them. */
+  readonly drivers?: readonly BlockDriver[];
+  /** Which backing files may be opened. */
+  readonly gate?: GatePolicy;
+  /** How files are read and written, when the image is given by its path. */
+  readonly io?: FileIo;
+}
+
+export interface OpenDiskOptions extends Formats {
+  /** The driver's name; without one the format is probed from the file's first bytes. */
+  readonly format?: string;
+  readonly readOnly?: boolean;
+  /** Options of the driver for this opening; see its `openOptions`. */
+  readonly options?: OptionValues;
+}
+
+export interface CreateDiskOptions extends Formats {
+  readonly driver: BlockDriver;
+  /** Guest bytes; may be left out when there is a backing, whose size is taken. */
+  readonly size?: number;
+  readonly backing?: BackingReference;
+  /** Create options of the driver; see its `options`. */
+  readonly options?: OptionValues;
+}
+
+const PROBE_BYTES = 4096;
+
+function locate(location: ImageLocation, io: FileIo = 'sync'): { folder: StorageFolder; file: string } {
+  if (typeof location !== 'string') return location;
+  return { folder: new FileFolder(path.dirname(location), { io }), file: path.basename(location) };
+}
+
+async function probe(
+  folder: StorageFolder,
+  file: string,
+  drivers: readonly BlockDriver[],
+): Promise<BlockDriver> {
+  const storage = await folder.open(file, { readOnly: true });
+  try {
+    const head = new Uint8Array(Math.min(PROBE_BYTES, storage.size()));
+    await storage.read(0, head, 'header');
+    const scored = drivers.map((driver) => ({ driver, score: driver.probe(head) }));
+    return scored.reduce((best, next) => (next.score > best.score ? next : best)).driver;
+  } finally {
+    await storage.close();
+  }
+}
+
+function byName(drivers: readonly BlockDriver[], format: string, file: string): BlockDriver {
+  const driver = drivers.find(({ name }) => name === format);
+  if (driver === undefined) {
+    const known = drivers.map(({ name }) => name).join(', ');
+    throw new CowlabError('ERR_UNKNOWN_FORMAT', `${file}: unknown format ${format}; there are: ${known}`, {
+      file,
+      field: 'format',
+      value: format,
+    });
+  }
+  return driver;
+}
+
+function readsOnly(file: string, driver: BlockDriver): CowlabError {
+  const problem = `${driver.name} images can only be read`;
+  return new CowlabError('ERR_UNSUPPORTED', `${file}: ${problem}`, { file, field: 'write' });
+}
+
+interface OpenRequest {
+  readonly folder: StorageFolder;
+  readonly file: string;
+  readonly drivers: readonly BlockDriver[];
+  readonly gate: BackingGate;
+  readonly format: string | undefined;
+  readonly readOnly: boolean;
+  readonly options: OptionValues;
+}
+
+async function openImage(request: OpenRequest): Promise<Disk> {
+  const { folder, file, drivers, readOnly } = request;
+  const driver =
+    request.format === undefined ? await probe(folder, file, drivers) : byName(drivers, request.format, file);
+  if (!readOnly && !driver.capabilities.write) throw readsOnly(file, driver);
+  const gate = await request.gate.below(file);
+  const context: OpenContext = {
+    readOnly,
+    options: checkOptions(driver.openOptions, request.options),
+    openBacking: (reference, field) => openBacking(request, gate, reference, field),
+  };
+  return new Disk(driver, await driver.open(folder, file, context), file, readOnly);
+}
+
+async function openBacking(
+  above: OpenRequest,
+  gate: BackingGate,
+  reference: BackingReference,
+  field: string,
+): Promise<Backing> {
+  const file = await gate.admit(above.file, reference, field);
+  return openImage({ ...above, file, gate, format: reference.format, readOnly: true, options: {} });
+}
+
+function withRaw(drivers: readonly BlockDriver[] = []): readonly BlockDriver[] {
+  return drivers.some(({ name }) => name === raw.name) ? drivers : [...drivers, raw];
+}
+
+/**
+ * Opens an image of any of the given formats. Rejects with `ERR_NOT_FOUND`, `ERR_UNKNOWN_FORMAT`, `ERR_CORRUPT`,
+ * `ERR_UNSUPPORTED`, `ERR_BACKING_…`, `ERR_INVALID_OPTION`; nothing was modified then.
+ */
+export async function openDisk(location: ImageLocation, options: OpenDiskOptions = {}): Promise<Disk> {
+  const { folder, file } = locate(location, options.io);
+  return openImage({
+    folder,
+    file,
+    drivers: withRaw(options.drivers),
+    gate: new BackingGate(folder, options.gate),
+    format: options.format,
+    readOnly: options.readOnly ?? false,
+    options: options.options ?? {},
+  });
+}
+
+async function backingSize(folder: StorageFolder, file: string, options: CreateDiskOptions): Promise<number> {
+  const { backing, driver } = options;
+  if (backing === undefined) {
+    throw new CowlabError('ERR_INVALID_OPTION', `${file}: size: needed when there is no backing file`, {
+      file,
+      field: 'size',
+    });
+  }
+  const drivers = withRaw([...(options.drivers ?? []), driver]);
+  const gate = await new BackingGate(folder, options.gate).below(file);
+  const name = await gate.admit(file, backing, 'backing file');
+  const disk = await openDisk(
+    { folder, file: name },
+    {
+      drivers,
+      readOnly: true,
+      ...(options.gate && { gate: options.gate }),
+      ...(backing.format && { format: backing.format }),
+    },
+  );
+  const { size } = disk;
+  await disk.close();
+  return size;
+}
+
+/**
+ * Makes a new image. Rejects with `ERR_EXISTS` when the file is there, `ERR_INVALID_OPTION`, `ERR_UNSUPPORTED`,
+ * `ERR_BACKING_…`; no file is left behind then.
+ */
+export async function createDisk(location: ImageLocation, options: CreateDiskOptions): Promise<void> {
+  const { folder, file } = locate(location, options.io);
+  const { driver, backing } = options;
+  const { maxSize, sizeMultiple, write } = driver.capabilities;
+  if (!write) throw readsOnly(file, driver);
+  if (backing !== undefined && !driver.capabilities.backing) {
+    throw new CowlabError('ERR_UNSUPPORTED', `${file}: backing file: ${driver.name} has none`, {
+      file,
+      field: 'backing file',
+    });
+  }
+  const checked = checkOptions(driver.options, options.options ?? {});
+  const below =
+    backing === undefined && options.size !== undefined ? 0 : await backingSize(folder, file, options);
+  const size = options.size ?? below;
+  if (!Number.isSafeInteger(size) || size <= 0 || size > maxSize || size % sizeMultiple !== 0) {
+    const problem = `${size} is not a multiple of ${sizeMultiple} from ${sizeMultiple} to ${maxSize}`;
+    throw new CowlabError('ERR_INVALID_OPTION', `${file}: size: ${problem}`, {
+      file,
+      field: 'size',
+      value: size,
+    });
+  }
+  await (await folder.create(file)).close();
+  try {
+    await driver.create(folder, file, { size, options: checked, ...(backing && { backing }) });
+    await folder.flush();
+  } catch (error) {
+    // Why it failed matters more than whether the name could be taken back.
+    await folder.remove(file).catch(() => undefined);
+    throw error;
+  }
+}

@@ -1,0 +1,140 @@
+import type { Awaitable } from './awaitable.ts';
+import type {
+  BlockDriver,
+  Capabilities,
+  CheckReport,
+  CreateRequest,
+  DataExtent,
+  DriverImage,
+  ImageInfo,
+  ImageStats,
+  OpenContext,
+  Placement,
+} from './driver.ts';
+import { CowlabError } from './errors.ts';
+import type { Storage, StorageFolder } from './storage.ts';
+
+/* The format without a format: guest bytes are host bytes. What every other driver is measured against. */
+
+const capabilities: Capabilities = {
+  write: true,
+  snapshots: 'none',
+  maxSnapshots: 0,
+  backing: false,
+  resize: 'both',
+  repair: [],
+  concurrency: 'perRange',
+  afterPowerLoss: 'clean',
+  maxSize: Number.MAX_SAFE_INTEGER,
+  sizeMultiple: 1,
+};
+
+class RawImage implements DriverImage {
+  readonly unitBytes = 512;
+  readonly #storage: Storage;
+  #size: number;
+
+  constructor(storage: Storage) {
+    this.#storage = storage;
+    this.#size = storage.size();
+  }
+
+  get size(): number {
+    return this.#size;
+  }
+
+  map(offset: number, length: number): DataExtent {
+    return { kind: 'data', length, storage: this.#storage, hostOffset: offset, owned: true };
+  }
+
+  reserve(): Placement {
+    throw new TypeError('raw owns every byte: nothing is ever reserved');
+  }
+
+  commit(): void {
+    throw new TypeError('raw owns every byte: nothing is ever committed');
+  }
+
+  abort(): void {
+    throw new TypeError('raw owns every byte: nothing is ever aborted');
+  }
+
+  unmap(offset: number, length: number): Awaitable<void> {
+    return this.#storage.zero(offset, length);
+  }
+
+  flush(): Awaitable<void> {
+    return this.#storage.flush();
+  }
+
+  async check(): Promise<CheckReport> {
+    return {
+      corruptions: 0,
+      leaks: 0,
+      repaired: 0,
+      findings: [],
+      allocatedBytes: this.#size,
+      imageEndBytes: this.#size,
+    };
+  }
+
+  async resize(size: number): Promise<void> {
+    await this.#storage.truncate(size);
+    this.#size = size;
+    await this.#storage.flush();
+  }
+
+  info(): ImageInfo {
+    return {
+      format: 'raw',
+      size: this.#size,
+      unitBytes: this.unitBytes,
+      files: [this.#storage.name],
+      storageBytes: this.#storage.size(),
+      details: {},
+    };
+  }
+
+  stats(): ImageStats {
+    return { residentMetadataBytes: 0 };
+  }
+
+  async close(): Promise<void> {
+    try {
+      if (!this.#storage.readOnly) await this.#storage.flush();
+    } finally {
+      await this.#storage.close();
+    }
+  }
+}
+
+export const raw: BlockDriver = {
+  name: 'raw',
+  capabilities,
+  options: {},
+  openOptions: {},
+
+  probe(): number {
+    return 1;
+  },
+
+  async create(folder: StorageFolder, file: string, request: CreateRequest): Promise<void> {
+    if (request.backing !== undefined) {
+      throw new CowlabError('ERR_UNSUPPORTED', `${file}: backing file: raw has none`, {
+        file,
+        field: 'backing file',
+      });
+    }
+    const storage = await folder.open(file, { readOnly: false });
+    try {
+      await storage.truncate(request.size);
+      await storage.flush();
+    } finally {
+      await storage.close();
+    }
+  },
+
+  async open(folder: StorageFolder, file: string, context: OpenContext): Promise<DriverImage> {
+    return new RawImage(await folder.open(file, { readOnly: context.readOnly }));
+  },
+};

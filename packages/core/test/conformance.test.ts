@@ -1,0 +1,4 @@
+import { conformance } from '@cowlab/conformance';
+import { raw } from '@cowlab/core';
+
+conformance({ driver: raw });

@@ -1,0 +1,119 @@
+import { execFileSync } from 'node:child_process';
+import fs from 'node:fs';
+import path from 'node:path';
+import { describe, expect, it } from 'vitest';
+import { FileStorage } from '../src/file-storage.ts';
+import { FileFolder, type Storage } from '../src/index.ts';
+import { native } from '../src/native.ts';
+import { scratchFolder } from './scratch.ts';
+
+const scratch = scratchFolder();
+const folder = new FileFolder(scratch);
+const MIB = 1024 * 1024;
+const onLinux = process.platform === 'linux';
+
+async function caught(call: () => unknown): Promise<unknown> {
+  try {
+    await call();
+  } catch (error) {
+    return error;
+  }
+  throw new Error('nothing was thrown');
+}
+
+describe.skipIf(!onLinux)('with native calls', () => {
+  it('koffi is there, so that the fallback is not all that is tested', () => {
+    expect(native).toBeDefined();
+  });
+
+  it.each(['zero', 'discard'] as const)('%s gives the blocks back and keeps the length', async (call) => {
+    const storage = await folder.create(`punched-${call}`);
+    await storage.write(0, new Uint8Array(4 * MIB).fill(1));
+    await storage.flush();
+    const before = fs.statSync(path.join(scratch, storage.name)).blocks;
+    await storage[call](MIB, 2 * MIB);
+    await storage.flush();
+    const after = fs.statSync(path.join(scratch, storage.name));
+    expect(before - after.blocks).toBeGreaterThanOrEqual((2 * MIB) / 512);
+    expect(after.size).toBe(4 * MIB);
+    expect(await storage.status(MIB, MIB)).toEqual({ data: false, length: MIB });
+    expect(await storage.status(0, 4 * MIB)).toEqual({ data: true, length: MIB });
+    await storage.close();
+  });
+
+  it('a sparse file tells its holes apart from its data, up to any length', async () => {
+    const storage = await folder.create('sparse');
+    await storage.truncate(2 ** 40);
+    expect(await storage.status(0, 2 ** 40)).toEqual({ data: false, length: 2 ** 40 });
+    await storage.write(2 ** 39, Uint8Array.of(1));
+    expect(await storage.status(0, 2 ** 40)).toEqual({ data: false, length: 2 ** 39 });
+    await storage.close();
+  });
+
+  it('a file system that cannot tell holes from data has no holes', () => {
+    const fd = fs.openSync('/proc/self/status', 'r');
+    expect(native?.seekData(fd, 4096)).toBe(4096);
+    fs.closeSync(fd);
+  });
+});
+
+describe.skipIf(!onLinux)('no space', () => {
+  it('on a full device is ERR_NO_SPACE, with the system error as its cause', async () => {
+    const storage = new FileStorage('disk.img', fs.openSync('/dev/full', 'r+'), false);
+    expect(await caught(() => storage.write(0, Uint8Array.of(1)))).toMatchObject({
+      name: 'CowlabError',
+      code: 'ERR_NO_SPACE',
+      data: { file: 'disk.img', call: 'write', systemCode: 'ENOSPC' },
+      cause: { code: 'ENOSPC' },
+    });
+    storage.close();
+  });
+
+  /** Runs with files of this process limited to 64 KiB, as a quota would. */
+  async function limited(run: () => Promise<void>): Promise<void> {
+    const ignore = (): void => undefined;
+    const limit = (soft: string): unknown =>
+      execFileSync('prlimit', ['--pid', String(process.pid), `--fsize=${soft}:`]);
+    process.on('SIGXFSZ', ignore);
+    limit('65536');
+    try {
+      await run();
+    } finally {
+      limit('unlimited');
+      process.off('SIGXFSZ', ignore);
+    }
+  }
+
+  it.each(['sync', 'threads'] as const)('in the middle of a write is ERR_NO_SPACE, %s', async (io) => {
+    const storage: Storage = await new FileFolder(scratch, { io }).create(`limited-${io}`);
+    await limited(async () => {
+      await storage.write(0, new Uint8Array(65_000));
+      const source = new Uint8Array(MIB).fill(1);
+      expect(await caught(() => storage.write(0, source))).toMatchObject({ code: 'ERR_NO_SPACE' });
+      expect(await caught(() => storage.truncate(MIB))).toMatchObject({ code: 'ERR_NO_SPACE' });
+      expect(await caught(() => storage.zero(0, MIB))).toMatchObject({ code: 'ERR_NO_SPACE' });
+    });
+    await storage.write(MIB, Uint8Array.of(1));
+    expect(storage.size()).toBe(MIB + 1);
+    await storage.close();
+  });
+});
+
+describe('what is not a regular file', () => {
+  it('a directory is refused, for reading and for writing', async () => {
+    fs.mkdirSync(path.join(scratch, 'directory'));
+    for (const readOnly of [true, false]) {
+      expect(await caught(() => folder.open('directory', { readOnly }))).toMatchObject({
+        code: 'ERR_UNSUPPORTED',
+      });
+    }
+  });
+
+  it.skipIf(!onLinux)('a pipe is refused at once, not when somebody writes into it', async () => {
+    execFileSync('mkfifo', [path.join(scratch, 'pipe')]);
+    expect(await caught(() => folder.open('pipe', { readOnly: true }))).toMatchObject({
+      code: 'ERR_UNSUPPORTED',
+      data: { file: 'pipe', field: 'file type' },
+    });
+  });
+});

@@ -1,0 +1,140 @@
+import fs from 'node:fs';
+import path from 'node:path';
+import { beforeEach, describe, expect, it } from 'vitest';
+import { FileFolder, type GatePolicy, MemoryFolder, openDisk } from '../src/index.ts';
+import { paged, writePaged } from './paged-driver.ts';
+import { scratchFolder } from './scratch.ts';
+
+/*
+ * What an image may name as its backing file. `home` is the image's folder, `beside` is next to it:
+ *   home/top, home/base, home/sub/inner    beside/secret
+ */
+
+const scratch = scratchFolder();
+let home: string;
+let beside: string;
+let runs = 0;
+
+beforeEach(async () => {
+  const run = path.join(scratch, String(runs++));
+  home = path.join(run, 'home');
+  beside = path.join(run, 'beside');
+  fs.mkdirSync(path.join(home, 'sub'), { recursive: true });
+  fs.mkdirSync(beside);
+  await writePaged(new FileFolder(home), 'base');
+  await writePaged(new FileFolder(path.join(home, 'sub')), 'inner', '../base');
+  await writePaged(new FileFolder(beside), 'secret');
+});
+
+/** The error code of opening an image that names `backing`, or how deep its chain is. */
+async function outcome(backing: string, gate: GatePolicy = {}): Promise<unknown> {
+  await writePaged(new FileFolder(home), 'top', backing);
+  try {
+    const disk = await openDisk(path.join(home, 'top'), { drivers: [paged], gate, readOnly: true });
+    const { depth } = await disk.resolve(0, 1);
+    await disk.close();
+    return depth;
+  } catch (error) {
+    return (error as { code?: unknown }).code ?? error;
+  }
+}
+
+describe('the backing gate', () => {
+  it.each([
+    ['a file beside the image', 'base', 1],
+    ['a file in a subfolder, which goes on from there', 'sub/inner', 2],
+    ['a way out and in again', '../home/base', 1],
+    ['the prefix file:', 'file:base', 1],
+  ])('lets through %s', async (_, backing, depth) => {
+    expect(await outcome(backing)).toBe(depth);
+  });
+
+  it.each([
+    ['a way out of the folder', '../beside/secret', 'ERR_BACKING_DENIED'],
+    ['a way out behind file:', 'file:../beside/secret', 'ERR_BACKING_DENIED'],
+    ['an absolute path elsewhere', '/etc/passwd', 'ERR_BACKING_DENIED'],
+    ['the folder itself', '.', 'ERR_BACKING_DENIED'],
+    ['a folder whose name begins like ours', '../home-of-others/base', 'ERR_BACKING_DENIED'],
+    ['a file that is not there', 'gone', 'ERR_BACKING_MISSING'],
+    ['a name with a zero byte', 'base\0', 'ERR_BACKING_MISSING'],
+    ['the image itself', 'top', 'ERR_BACKING_CYCLE'],
+    ['the image itself, written otherwise', 'sub/../top', 'ERR_BACKING_CYCLE'],
+    ['a json: description', 'json:{"driver":"file","filename":"base"}', 'ERR_UNSUPPORTED'],
+    ['a json: description behind file:', 'file:json:{}', 'ERR_UNSUPPORTED'],
+    ['a network address', 'nbd://127.0.0.1/export', 'ERR_UNSUPPORTED'],
+    ['a folder', 'sub', 'ERR_UNSUPPORTED'],
+  ])('stops %s', async (_, backing, code) => {
+    expect(await outcome(backing)).toBe(code);
+  });
+
+  it('lets an absolute path into the own folder through', async () => {
+    expect(await outcome(path.join(home, 'base'))).toBe(1);
+  });
+
+  it('sees through symbolic links, both ways', async () => {
+    fs.symlinkSync(path.join(beside, 'secret'), path.join(home, 'innocent'));
+    fs.symlinkSync(home, path.join(beside, 'back'));
+    expect(await outcome('innocent')).toBe('ERR_BACKING_DENIED');
+    fs.rmSync(path.join(home, 'top'));
+    expect(await outcome('../beside/back/base')).toBe(1);
+  });
+
+  it('lets files of allowed folders through, also when the folder is given by a link', async () => {
+    expect(await outcome('../beside/secret', { allow: [beside] })).toBe(1);
+    fs.rmSync(path.join(home, 'top'));
+    const link = path.join(home, 'sub', 'link');
+    fs.symlinkSync(beside, link);
+    expect(await outcome('../beside/secret', { allow: [link] })).toBe(1);
+  });
+
+  it('stops a cycle of many', async () => {
+    const folder = new FileFolder(home);
+    for (let index = 0; index < 5; index++)
+      await writePaged(folder, `ring-${index}`, `ring-${(index + 1) % 5}`);
+    expect(await outcome('ring-0')).toBe('ERR_BACKING_CYCLE');
+  });
+
+  it('counts the images of a chain', async () => {
+    const folder = new FileFolder(home);
+    for (let index = 0; index < 4; index++)
+      await writePaged(folder, `${index}`, index === 3 ? '' : `${index + 1}`);
+    expect(await outcome('0', { maxDepth: 5 })).toBe(4);
+    fs.rmSync(path.join(home, 'top'));
+    expect(await outcome('0', { maxDepth: 4 })).toBe('ERR_BACKING_DEPTH');
+  });
+
+  it('names the image, the field and the file, and closes what was open', async () => {
+    await writePaged(new FileFolder(home), 'top', 'sub/inner');
+    fs.rmSync(path.join(home, 'base'));
+    const before = fs.readdirSync('/proc/self/fd').length;
+    const opened = openDisk(path.join(home, 'top'), { drivers: [paged] });
+    await expect(opened).rejects.toMatchObject({
+      code: 'ERR_BACKING_MISSING',
+      data: { file: 'sub/inner', field: 'backing name', value: '../base' },
+    });
+    expect(fs.readdirSync('/proc/self/fd')).toHaveLength(before);
+  });
+
+  it('lets an image open what it names again: only an image above it makes a cycle', async () => {
+    const folder = new MemoryFolder();
+    await writePaged(folder, 'base');
+    await writePaged(folder, 'top', 'base');
+    const twice = {
+      ...paged,
+      open: async (...[inFolder, file, context]: Parameters<typeof paged.open>) => {
+        if (file === 'top') await (await context.openBacking({ file: 'base' }, 'first look')).close();
+        return paged.open(inFolder, file, context);
+      },
+    };
+    const disk = await openDisk({ folder, file: 'top' }, { drivers: [twice] });
+    expect(await disk.resolve(0, 1)).toMatchObject({ depth: 1 });
+    await disk.close();
+  });
+
+  it('keeps names in a memory folder apart from paths of the file system', async () => {
+    const folder = new MemoryFolder();
+    await writePaged(folder, 'top', '/etc/passwd');
+    const opened = openDisk({ folder, file: 'top' }, { drivers: [paged] });
+    await expect(opened).rejects.toMatchObject({ code: 'ERR_BACKING_DENIED' });
+  });
+});
