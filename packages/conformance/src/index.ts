@@ -1,0 +1,16 @@
+export { conformance } from './conformance.ts';
+export { DelayedFolder } from './delayed-folder.ts';
+export { type Fault, FaultFolder, type FaultKind } from './fault-folder.ts';
+export {
+  type FolderMethod,
+  InterceptedFolder,
+  type StorageCall,
+  type StorageMethod,
+} from './intercepted-folder.ts';
+export { type Exhibit, judgeImage, type JudgeSpec, qemuAvailable } from './judge.ts';
+export { type ModelCommand, modelRun, type ModelRunOptions, runCommands } from './model-run.ts';
+export { pattern, Random } from './random.ts';
+export { ReferenceModel } from './reference-model.ts';
+export { groups, runScenario, scenariosFor } from './scenarios.ts';
+export type { ConformanceSubject, Place, Scenario, ScenarioGroup } from './subject.ts';
+export { TraceFolder } from './trace-folder.ts';

@@ -1,0 +1,161 @@
+import * as fc from 'fast-check';
+import type { Capabilities } from '@cowlab/core';
+import { Lab } from './lab.ts';
+import { type ConformanceSubject, hasSnapshots, type Place } from './subject.ts';
+import type { Twin } from './twin.ts';
+
+/*
+ * The model run: random sequences of commands, done to a disk and to the reference model, compared after each.
+ * Commands are plain data, so that a failing sequence is printed as it is and shrinks well. Their numbers mean
+ * something for any disk and at any moment: `at` and `length` count quarters of a stride plus a few bytes,
+ * `which` counts the snapshots that exist.
+ */
+
+export type ModelCommand =
+  | { readonly do: 'write' | 'writeZeroes' | 'discard' | 'read'; readonly at: Spot; readonly length: Spot }
+  | { readonly do: 'flush' | 'reopen' | 'check' | 'snapshot' }
+  | { readonly do: 'delete' | 'apply' | 'open'; readonly which: number };
+
+/** `quarters` of a stride, and `bytes` more or less. */
+interface Spot {
+  readonly quarters: number;
+  readonly bytes: number;
+}
+
+export interface ModelRunOptions {
+  readonly place: Place;
+  readonly seed: number;
+  /** Sequences to try. */
+  readonly numRuns: number;
+}
+
+const strides = 8;
+const maxCommands = 40;
+const maxSnapshotsInRun = 5;
+
+const spot = (maxQuarters: number): fc.Arbitrary<Spot> =>
+  fc.record({
+    quarters: fc.nat({ max: maxQuarters }),
+    bytes: fc.constantFrom(0, 0, 0, 1, -1, 511, 512, -512, 1000),
+  });
+
+function commandsFor(capabilities: Capabilities): fc.Arbitrary<ModelCommand[]> {
+  const range = { at: spot(4 * strides), length: spot(10) };
+  const which = { which: fc.nat({ max: 9 }) };
+  const plain: fc.WeightedArbitrary<ModelCommand>[] = [
+    { weight: 8, arbitrary: fc.record({ do: fc.constant('write' as const), ...range }) },
+    { weight: 2, arbitrary: fc.record({ do: fc.constant('writeZeroes' as const), ...range }) },
+    { weight: 2, arbitrary: fc.record({ do: fc.constant('discard' as const), ...range }) },
+    { weight: 2, arbitrary: fc.record({ do: fc.constant('read' as const), ...range }) },
+    { weight: 1, arbitrary: fc.record({ do: fc.constantFrom('flush' as const, 'reopen', 'check') }) },
+  ];
+  const snapshots: fc.WeightedArbitrary<ModelCommand>[] = [
+    { weight: 3, arbitrary: fc.record({ do: fc.constant('snapshot' as const) }) },
+    {
+      weight: 4,
+      arbitrary: fc.record({ do: fc.constantFrom('delete' as const, 'apply', 'open'), ...which }),
+    },
+  ];
+  const all = hasSnapshots(capabilities) ? [...plain, ...snapshots] : plain;
+  return fc.array(fc.oneof(...all), { minLength: 1, maxLength: maxCommands, size: 'max' });
+}
+
+/** The range a command means on a disk of `size` bytes; undefined when none is left of it. */
+function rangeOf(twin: Twin, stride: number, at: Spot, length: Spot): [number, number] | undefined {
+  const quarter = stride / 4;
+  const offset = Math.max(0, at.quarters * quarter + at.bytes);
+  const bytes = Math.min(length.quarters * quarter + length.bytes, twin.size - offset);
+  return bytes > 0 ? [offset, bytes] : undefined;
+}
+
+class ModelRun {
+  readonly #lab: Lab;
+  readonly #twin: Twin;
+  #made = 0;
+
+  constructor(lab: Lab, twin: Twin) {
+    this.#lab = lab;
+    this.#twin = twin;
+  }
+
+  async step(command: ModelCommand): Promise<void> {
+    switch (command.do) {
+      case 'write':
+      case 'writeZeroes':
+      case 'discard':
+      case 'read':
+        return this.#onRange(command.do, rangeOf(this.#twin, this.#lab.stride, command.at, command.length));
+      case 'flush':
+        return this.#twin.disk.flush();
+      case 'reopen':
+        await this.#twin.reopen();
+        return this.#twin.verify('after reopening');
+      case 'check':
+        await this.#lab.assertClean(this.#twin.disk);
+        return;
+      case 'snapshot':
+        if (
+          this.#twin.model.snapshots.size >= Math.min(maxSnapshotsInRun, this.#lab.capabilities.maxSnapshots)
+        ) {
+          return;
+        }
+        await this.#twin.createSnapshot(`snapshot-${this.#made++}`);
+        return;
+      case 'delete':
+      case 'apply':
+      case 'open':
+        return this.#onSnapshot(command.do, command.which);
+    }
+  }
+
+  async #onRange(
+    what: 'write' | 'writeZeroes' | 'discard' | 'read',
+    range?: [number, number],
+  ): Promise<void> {
+    if (range === undefined) return;
+    const twin = this.#twin;
+    const [offset, length] = range;
+    if (what === 'read') return twin.readAndCompare(offset, length);
+    await twin[what](offset, length);
+    // A little more than was touched: a neighbour that changed shows at once.
+    const start = Math.max(0, offset - 600);
+    await twin.readAndCompare(start, Math.min(twin.size, offset + length + 600) - start);
+  }
+
+  async #onSnapshot(what: 'delete' | 'apply' | 'open', which: number): Promise<void> {
+    const twin = this.#twin;
+    const names = [...twin.model.snapshots.keys()];
+    const name = names[which % names.length];
+    if (name === undefined) return;
+    if (what === 'open') return twin.verifySnapshot(name);
+    if (what === 'delete') await twin.deleteSnapshot(name);
+    else await twin.applySnapshot(name);
+    await twin.verify(`after ${what} of ${name}`);
+  }
+}
+
+/** One sequence on a new image, ended by the questions that every scenario ends with. */
+export async function runCommands(
+  subject: ConformanceSubject,
+  place: Place,
+  seed: number,
+  commands: readonly ModelCommand[],
+): Promise<void> {
+  const lab = await Lab.make(subject, place, seed);
+  try {
+    const run = new ModelRun(lab, await lab.twin({ strides }));
+    for (const command of commands) await run.step(command);
+    await lab.finish();
+  } finally {
+    await lab.dispose();
+  }
+}
+
+/** Tries `numRuns` random sequences; rejects with the shortest failing one that shrinking found, and its seed. */
+export async function modelRun(subject: ConformanceSubject, options: ModelRunOptions): Promise<void> {
+  const { place, seed, numRuns } = options;
+  const property = fc.asyncProperty(commandsFor(subject.driver.capabilities), (commands) =>
+    runCommands(subject, place, seed, commands),
+  );
+  await fc.assert(property, { seed, numRuns, interruptAfterTimeLimit: 45_000 });
+}

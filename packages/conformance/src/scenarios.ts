@@ -1,0 +1,54 @@
+import { backing } from './groups/backing.ts';
+import { concurrency } from './groups/concurrency.ts';
+import { damage } from './groups/damage.ts';
+import { faults } from './groups/faults.ts';
+import { flush, reopen } from './groups/flush-and-reopen.ts';
+import { lifecycle } from './groups/lifecycle.ts';
+import { readOnly } from './groups/read-only.ts';
+import { readsAndWrites } from './groups/reads-and-writes.ts';
+import { resize } from './groups/resize.ts';
+import { snapshots } from './groups/snapshots.ts';
+import { discard, zeroes } from './groups/zeroes-and-discard.ts';
+import { Lab } from './lab.ts';
+import type { ConformanceSubject, Place, Scenario, ScenarioGroup } from './subject.ts';
+
+/** Every group of the suite, in the order in which it is run. */
+export const groups: readonly ScenarioGroup[] = [
+  readsAndWrites,
+  zeroes,
+  discard,
+  flush,
+  reopen,
+  readOnly,
+  snapshots,
+  backing,
+  concurrency,
+  resize,
+  damage,
+  faults,
+  lifecycle,
+];
+
+/** The scenarios of a group that apply to this driver at this place. */
+export function scenariosFor(group: ScenarioGroup, subject: ConformanceSubject, place: Place): Scenario[] {
+  const { capabilities } = subject.driver;
+  return group.scenarios.filter(
+    (scenario) => (scenario.place ?? place) === place && (scenario.when?.(capabilities) ?? true),
+  );
+}
+
+/** Runs one scenario in an empty folder, asks what is always asked, and removes the folder. */
+export async function runScenario(
+  scenario: Scenario,
+  subject: ConformanceSubject,
+  place: Place,
+  seed: number,
+): Promise<void> {
+  const lab = await Lab.make(subject, place, seed);
+  try {
+    await scenario.run(lab);
+    await lab.finish();
+  } finally {
+    await lab.dispose();
+  }
+}

@@ -1,0 +1,261 @@
+import {
+  type Awaitable,
+  type BlockDriver,
+  type DriverImage,
+  type Extent,
+  type Placement,
+  raw,
+  type Storage,
+  type StorageFolder,
+} from '@cowlab/core';
+import { expect, it } from 'vitest';
+import {
+  groups,
+  InterceptedFolder,
+  modelRun,
+  runScenario,
+  scenariosFor,
+  type StorageCall,
+} from '../src/index.ts';
+import { copying } from './copying-driver.ts';
+import { mapping } from './mapping-driver.ts';
+
+/*
+ * A suite that never fails proves nothing. Each driver here has one defect; the group named beside it, and the
+ * model run where it can, have to find it.
+ */
+
+const seed = 20_261_101;
+const place = 'memory';
+
+type Spoil = (call: StorageCall, run: () => Awaitable<unknown>, count: number) => Awaitable<unknown>;
+
+/** A folder where some calls do not do what they say. */
+class SpoiltFolder extends InterceptedFolder {
+  readonly #spoil: Spoil;
+  #count = 0;
+
+  constructor(inner: StorageFolder, spoil: Spoil) {
+    super(inner);
+    this.#spoil = spoil;
+  }
+
+  override intercept<T>(call: StorageCall, run: () => Awaitable<T>): Awaitable<T> {
+    this.#count += 1;
+    return this.#spoil(call, run, this.#count) as Awaitable<T>;
+  }
+}
+
+function overSpoiltFolder(driver: BlockDriver, spoil: Spoil): BlockDriver {
+  return {
+    ...driver,
+    open: (folder, file, context) => driver.open(new SpoiltFolder(folder, spoil), file, context),
+  };
+}
+
+const unless = (lost: (call: StorageCall, count: number) => boolean): Spoil => {
+  return (call, run, count) => (lost(call, count) ? undefined : run());
+};
+
+/** Writes by reading a page, changing it, and writing it back: whoever writes beside it is overwritten. */
+function racing(storage: Storage): Storage {
+  const write = async (offset: number, source: Uint8Array): Promise<void> => {
+    const start = Math.max(512, offset - 4096);
+    const page = new Uint8Array(Math.min(storage.size(), offset + source.length + 4096) - start);
+    await storage.read(start, page);
+    page.set(source, offset - start);
+    await storage.write(start, page);
+  };
+  return new Proxy(storage, {
+    get(target, key): unknown {
+      if (key === 'write') return write;
+      const value: unknown = Reflect.get(target, key, target);
+      return typeof value === 'function' ? value.bind(target) : value;
+    },
+  });
+}
+
+/** The image with some members replaced. */
+function spoilt(image: DriverImage, members: Partial<DriverImage>): DriverImage {
+  return new Proxy(image, {
+    get(target, key): unknown {
+      if (Object.hasOwn(members, key)) return Reflect.get(members, key);
+      const value: unknown = Reflect.get(target, key, target);
+      return typeof value === 'function' ? value.bind(target) : value;
+    },
+  });
+}
+
+function withRaces(image: DriverImage): DriverImage {
+  const map = async (offset: number, length: number): Promise<Extent> => {
+    const extent = await image.map(offset, length);
+    return extent.kind === 'data' ? { ...extent, storage: racing(extent.storage) } : extent;
+  };
+  return spoilt(image, { map });
+}
+
+function withoutTails(image: DriverImage): DriverImage {
+  const reserve = async (offset: number, length: number): Promise<Placement> => ({
+    ...(await image.reserve(offset, length)),
+    tail: 0,
+  });
+  return spoilt(image, { reserve });
+}
+
+interface Defect {
+  readonly name: string;
+  readonly driver: BlockDriver;
+  readonly group: string;
+  /** The model run cannot see what only shows between two calls, or after a failure. */
+  readonly model: boolean;
+}
+
+const isSnapshotFile = ({ file }: StorageCall): boolean => file.endsWith('.part');
+
+const defects: readonly Defect[] = [
+  {
+    name: 'loses a write now and then',
+    driver: overSpoiltFolder(
+      raw,
+      unless(({ method }, count) => method === 'write' && count % 5 === 0),
+    ),
+    group: 'reads and writes',
+    model: true,
+  },
+  {
+    name: 'writes only half of what crosses a page',
+    driver: overSpoiltFolder(raw, (call, run) => {
+      const crosses = call.offset % 4096 > 0 && (call.offset % 4096) + call.length > 4096;
+      return crosses && call.writePart ? call.writePart(call.length >> 1) : run();
+    }),
+    group: 'reads and writes',
+    model: true,
+  },
+  {
+    name: 'zeroes nothing',
+    driver: overSpoiltFolder(
+      raw,
+      unless(({ method }) => method === 'zero'),
+    ),
+    group: 'zeroes',
+    model: true,
+  },
+  {
+    name: 'discards nothing',
+    driver: overSpoiltFolder(
+      raw,
+      unless(({ method }) => method === 'zero'),
+    ),
+    group: 'discard',
+    model: true,
+  },
+  {
+    name: 'makes nothing durable',
+    driver: overSpoiltFolder(
+      raw,
+      unless(({ method }) => method === 'flush'),
+    ),
+    group: 'flush',
+    model: false,
+  },
+  {
+    name: 'keeps errors to itself',
+    driver: overSpoiltFolder(copying, async (call, run) => {
+      try {
+        return await run();
+      } catch (error) {
+        if (call.method !== 'write' && call.method !== 'flush') throw error;
+      }
+    }),
+    group: 'faults',
+    model: false,
+  },
+  {
+    name: 'never closes a file',
+    driver: overSpoiltFolder(
+      copying,
+      unless(({ method }) => method === 'close'),
+    ),
+    group: 'lifecycle',
+    model: false,
+  },
+  {
+    name: 'takes any file for its own',
+    driver: { ...copying, open: (folder, file, context) => raw.open(folder, file, context) },
+    group: 'damaged images',
+    model: false,
+  },
+  {
+    name: 'lets writes side by side undo each other',
+    driver: { ...raw, open: async (...call) => withRaces(await raw.open(...call)) },
+    group: 'concurrency',
+    model: false,
+  },
+  {
+    name: 'copies nothing behind a partial write',
+    driver: { ...mapping, open: async (...call) => withoutTails(await mapping.open(...call)) },
+    group: 'backing',
+    model: false,
+  },
+  {
+    name: 'forgets what it has mapped',
+    driver: overSpoiltFolder(
+      mapping,
+      unless(({ method, purpose }) => method === 'write' && purpose === 'mapping'),
+    ),
+    group: 'reopen',
+    model: true,
+  },
+  {
+    name: 'keeps half of the bytes in a snapshot',
+    driver: overSpoiltFolder(copying, (call, run) =>
+      isSnapshotFile(call) && call.writePart ? call.writePart(call.length >> 1) : run(),
+    ),
+    group: 'snapshots',
+    model: true,
+  },
+  {
+    name: 'deletes no snapshot',
+    driver: overSpoiltFolder(
+      copying,
+      unless((call) => call.method === 'remove' && !isSnapshotFile(call)),
+    ),
+    group: 'snapshots',
+    model: true,
+  },
+  {
+    name: 'has no snapshots, and does not say so',
+    driver: { ...raw, capabilities: { ...raw.capabilities, snapshots: 'internal', maxSnapshots: 100 } },
+    group: 'snapshots',
+    model: true,
+  },
+];
+
+/** The names of the scenarios of a group that fail. */
+async function failing(driver: BlockDriver, group: string): Promise<string[]> {
+  const names: string[] = [];
+  for (const each of groups.filter(({ name }) => name === group)) {
+    for (const scenario of scenariosFor(each, { driver }, place)) {
+      await runScenario(scenario, { driver }, place, seed).catch(() => names.push(scenario.name));
+    }
+  }
+  return names;
+}
+
+it.each(defects)('the group $group finds a driver that $name', async ({ driver, group }) => {
+  expect(await failing(driver, group)).not.toEqual([]);
+});
+
+it.each(defects.filter(({ model }) => model))(
+  'the model run finds a driver that $name',
+  async ({ driver }) => {
+    await expect(modelRun({ driver }, { place, seed, numRuns: 60 })).rejects.toThrow(/seed/);
+  },
+);
+
+it.each([raw, copying, mapping])(
+  'the model run finds nothing in $name, which has no defect',
+  async (driver) => {
+    await expect(modelRun({ driver }, { place, seed, numRuns: 20 })).resolves.toBeUndefined();
+  },
+);

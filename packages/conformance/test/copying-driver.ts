@@ -1,0 +1,227 @@
+import {
+  type BlockDriver,
+  type Capabilities,
+  type CheckReport,
+  corrupt,
+  type CreateRequest,
+  type DataExtent,
+  type DriverImage,
+  type DriverSnapshots,
+  type ImageInfo,
+  type Placement,
+  type SnapshotInfo,
+  type Storage,
+  type StorageFolder,
+} from '@cowlab/core';
+
+/*
+ * The simplest driver with snapshots: a header of one sector, then guest bytes; a snapshot is a copy of the
+ * file, whose name says everything about it: FILE.ID.TIME.NAME. It is here to try the suite on.
+ */
+
+const headerBytes = 512;
+const magic = new TextEncoder().encode('COPYDISK');
+
+const capabilities: Capabilities = {
+  write: true,
+  snapshots: 'chain',
+  maxSnapshots: 30,
+  backing: false,
+  resize: 'grow',
+  repair: [],
+  concurrency: 'perRange',
+  afterPowerLoss: 'clean',
+  maxSize: 2 ** 30,
+  sizeMultiple: 512,
+};
+
+function headerOf(nextId: number): Uint8Array {
+  const header = new Uint8Array(headerBytes);
+  header.set(magic);
+  new DataView(header.buffer).setUint32(8, nextId);
+  return header;
+}
+
+async function readNextId(storage: Storage): Promise<number> {
+  const header = new Uint8Array(headerBytes);
+  await storage.read(0, header, 'header');
+  if (storage.size() <= headerBytes || !magic.every((byte, index) => header[index] === byte)) {
+    throw corrupt(storage.name, 'header.magic', 'not a copying image');
+  }
+  return new DataView(header.buffer).getUint32(8);
+}
+
+/** A whole copy under a new name, or nothing under that name. */
+async function copyFile(folder: StorageFolder, from: Storage, to: string): Promise<void> {
+  const temporary = `${to}.part`;
+  if (await folder.exists(temporary)) await folder.remove(temporary);
+  const bytes = new Uint8Array(from.size());
+  await from.read(0, bytes);
+  const storage = await folder.create(temporary);
+  try {
+    await storage.write(0, bytes);
+    await storage.flush();
+  } finally {
+    await storage.close();
+  }
+  await folder.rename(temporary, to);
+  await folder.flush();
+}
+
+class CopyingImage implements DriverImage {
+  readonly unitBytes = 4096;
+  readonly snapshots: DriverSnapshots;
+  readonly #folder: StorageFolder;
+  readonly #file: string;
+  #storage: Storage;
+
+  constructor(folder: StorageFolder, storage: Storage) {
+    this.#folder = folder;
+    this.#file = storage.name;
+    this.#storage = storage;
+    this.snapshots = {
+      list: () => this.#list(),
+      create: (name, createdAt) => this.#create(name, createdAt),
+      delete: async (id) => {
+        await folder.remove(await this.#fileOf(id));
+        await folder.flush();
+      },
+      apply: (id) => this.#apply(id),
+      open: async (id) =>
+        new CopyingImage(folder, await folder.open(await this.#fileOf(id), { readOnly: true })),
+    };
+  }
+
+  get size(): number {
+    return this.#storage.size() - headerBytes;
+  }
+
+  map(offset: number, length: number): DataExtent {
+    return { kind: 'data', length, storage: this.#storage, hostOffset: offset + headerBytes, owned: true };
+  }
+
+  reserve(): Placement {
+    throw new TypeError('every byte is owned');
+  }
+
+  commit(): void {
+    throw new TypeError('every byte is owned');
+  }
+
+  abort(): void {
+    throw new TypeError('every byte is owned');
+  }
+
+  async unmap(offset: number, length: number): Promise<void> {
+    await this.#storage.zero(offset + headerBytes, length);
+  }
+
+  async flush(): Promise<void> {
+    await this.#storage.flush();
+  }
+
+  async check(): Promise<CheckReport> {
+    const common = { corruptions: 0, leaks: 0, repaired: 0, findings: [] };
+    return { ...common, allocatedBytes: this.size, imageEndBytes: this.#storage.size() };
+  }
+
+  async resize(size: number): Promise<void> {
+    await this.#storage.truncate(size + headerBytes);
+    await this.#storage.flush();
+  }
+
+  async info(): Promise<ImageInfo> {
+    const files = [this.#file, ...(await this.#names())];
+    const { size, unitBytes } = this;
+    return { format: 'copying', size, unitBytes, files, storageBytes: this.#storage.size(), details: {} };
+  }
+
+  stats(): { residentMetadataBytes: number } {
+    return { residentMetadataBytes: 0 };
+  }
+
+  async close(): Promise<void> {
+    try {
+      if (!this.#storage.readOnly) await this.#storage.flush();
+    } finally {
+      await this.#storage.close();
+    }
+  }
+
+  async #names(): Promise<string[]> {
+    const names = await this.#folder.list();
+    return names.filter((name) => name.startsWith(`${this.#file}.`) && !name.endsWith('.part'));
+  }
+
+  async #list(): Promise<SnapshotInfo[]> {
+    const snapshots: SnapshotInfo[] = [];
+    for (const file of await this.#names()) {
+      const [id = '', time = '', name = ''] = file.slice(this.#file.length + 1).split('.');
+      const storage = await this.#folder.open(file, { readOnly: true });
+      const size = storage.size() - headerBytes;
+      await storage.close();
+      snapshots.push({ id, name: decodeURIComponent(name), createdAt: new Date(Number(time)), size });
+    }
+    return snapshots;
+  }
+
+  async #fileOf(id: string): Promise<string> {
+    const file = (await this.#names()).find((name) => name.startsWith(`${this.#file}.${id}.`));
+    if (file === undefined) throw corrupt(this.#file, 'snapshot', `no file of snapshot ${id}`);
+    return file;
+  }
+
+  async #create(name: string, createdAt: Date): Promise<SnapshotInfo> {
+    const nextId = await readNextId(this.#storage);
+    await this.#storage.write(0, headerOf(nextId + 1), 'header');
+    await this.#storage.flush();
+    const id = String(nextId).padStart(6, '0');
+    const encoded = encodeURIComponent(name).replaceAll('.', '%2E');
+    await copyFile(this.#folder, this.#storage, `${this.#file}.${id}.${createdAt.getTime()}.${encoded}`);
+    return { id, name, createdAt, size: this.size };
+  }
+
+  async #apply(id: string): Promise<void> {
+    const nextId = await readNextId(this.#storage);
+    const source = await this.#folder.open(await this.#fileOf(id), { readOnly: true });
+    await copyFile(this.#folder, source, this.#file);
+    await source.close();
+    await this.#storage.close();
+    this.#storage = await this.#folder.open(this.#file, { readOnly: false });
+    await this.#storage.write(0, headerOf(nextId), 'header');
+    await this.#storage.flush();
+  }
+}
+
+export const copying: BlockDriver = {
+  name: 'copying',
+  capabilities,
+  options: {},
+  openOptions: {},
+
+  probe(head: Uint8Array): number {
+    return magic.every((byte, index) => head[index] === byte) ? 100 : 0;
+  },
+
+  async create(folder: StorageFolder, file: string, request: CreateRequest): Promise<void> {
+    const storage = await folder.open(file, { readOnly: false });
+    try {
+      await storage.write(0, headerOf(1), 'header');
+      await storage.truncate(headerBytes + request.size);
+      await storage.flush();
+    } finally {
+      await storage.close();
+    }
+  },
+
+  async open(folder: StorageFolder, file: string, { readOnly }): Promise<DriverImage> {
+    const storage = await folder.open(file, { readOnly });
+    try {
+      await readNextId(storage);
+    } catch (error) {
+      await storage.close();
+      throw error;
+    }
+    return new CopyingImage(folder, storage);
+  },
+};
