@@ -1,0 +1,71 @@
+import { CowlabError, roundUp, type Storage } from '@cowlab/core';
+import { MAX_SECTORS, SECTOR } from './layout.ts';
+
+/*
+ * Where new grains go: behind everything else in the file, as VMware and QEMU do. The format has no free map,
+ * so nothing is ever freed on disk: a grain once mapped stays mapped (see `unmap` in image.ts). Only grains that
+ * were set aside and never committed come back: the last ones by stepping back, others through a short list.
+ */
+
+export interface Grains {
+  /** First sector. */
+  readonly sector: number;
+  readonly count: number;
+  /** Nothing was ever written there: it reads as zeros. */
+  readonly fresh: boolean;
+}
+
+export class GrainAllocator {
+  readonly #storage: Storage;
+  readonly #file: string;
+  readonly #grainSectors: number;
+  /** Sectors returned out of order, one grain each. */
+  readonly #returned: number[] = [];
+  #next: number;
+  /** Nothing from here on was ever handed out. */
+  #untouched: number;
+
+  constructor(file: string, storage: Storage, grainBytes: number) {
+    this.#file = file;
+    this.#storage = storage;
+    this.#grainSectors = grainBytes / SECTOR;
+    this.#next = roundUp(storage.size(), grainBytes) / SECTOR;
+    this.#untouched = this.#next;
+  }
+
+  /** Up to `count` grains that lie together. Throws `ERR_NO_SPACE` past sector 2^32. */
+  take(count: number): Grains {
+    const returned = this.#returned.pop();
+    if (returned !== undefined) return { sector: returned, count: 1, fresh: false };
+    const sector = this.#next;
+    const end = sector + count * this.#grainSectors;
+    if (end > MAX_SECTORS) {
+      throw new CowlabError(
+        'ERR_NO_SPACE',
+        `${this.#file}: extent is full: no sector past 2^32 can be named`,
+        {
+          file: this.#file,
+          field: 'grain table entry',
+        },
+      );
+    }
+    const fresh = sector >= this.#untouched;
+    this.#next = end;
+    this.#untouched = Math.max(this.#untouched, end);
+    return { sector, count, fresh };
+  }
+
+  giveBack(sector: number, count: number): void {
+    if (sector + count * this.#grainSectors === this.#next) {
+      this.#next = sector;
+      return;
+    }
+    for (let i = 0; i < count; i++) this.#returned.push(sector + i * this.#grainSectors);
+  }
+
+  /** Cuts off what a failed write has left behind the last grain. */
+  async trim(): Promise<void> {
+    const end = this.#next * SECTOR;
+    if (this.#next < this.#untouched && this.#storage.size() > end) await this.#storage.truncate(end);
+  }
+}

@@ -1,0 +1,204 @@
+import { type CheckOptions, type CheckReport, type Finding, isCowlabError, viewOf } from '@cowlab/core';
+import type { SparseExtent } from './extent.ts';
+import type { VmdkImage } from './image.ts';
+import { GRAIN_TABLE_BYTES, GRAIN_TABLE_ENTRIES, SECTOR, ZEROED_GRAIN } from './layout.ts';
+import { assertNotAborted } from './merge.ts';
+
+/*
+ * The check of a whole chain, file by file from the top. For each file: every grain inside the file and behind
+ * the metadata, no two grains on one another, both copies of directories and tables alike, the CID of the parent
+ * as the descriptor has it; and every file that the snapshot directory lists is there. What lies between the
+ * grains and belongs to none of them is a leak: a grain that was written, but whose entry power cut off.
+ *
+ * Second copies that are behind the first are counted as leaks too, not as corruption: power may fail between
+ * the two, the first copy is the one that counts, and the next write to the table makes them alike.
+ */
+
+const MAX_FINDINGS = 1000;
+
+class Report {
+  corruptions = 0;
+  leaks = 0;
+  readonly findings: Finding[] = [];
+
+  add(
+    severity: Finding['severity'],
+    file: string,
+    structure: string,
+    message: string,
+    hostOffset?: number,
+  ): void {
+    if (severity === 'corruption') this.corruptions++;
+    else this.leaks++;
+    if (this.findings.length === MAX_FINDINGS) return;
+    const place = hostOffset === undefined ? {} : { hostOffset };
+    this.findings.push({ severity, structure, message, file, repaired: false, ...place });
+  }
+}
+
+/** What the tables of one file say. */
+interface Usage {
+  /** First sectors of all grains, sorted. */
+  readonly grains: Uint32Array;
+  /** First sectors of the grain tables, both copies, sorted. */
+  readonly tables: Uint32Array;
+}
+
+export async function checkChain(top: VmdkImage, options: CheckOptions): Promise<CheckReport> {
+  const report = new Report();
+  const chain = top.chain();
+  const total = chain.reduce((sum, image) => sum + image.extent.header.tableCount, 0);
+  let done = 0;
+  if (!top.extent.readOnly) await top.flush();
+  let own: Usage | undefined;
+  for (const image of chain) {
+    const usage = await readUsage(image.extent, report, () => {
+      assertNotAborted(image.file, options.signal);
+      done++;
+      options.onProgress?.({ done, total });
+    });
+    own ??= usage;
+    checkPlaces(image.extent, usage, report);
+    checkLink(image, report);
+  }
+  await checkFiles(top, report);
+  const { grainBytes, overheadBytes } = top.extent.header;
+  const last = own?.grains.at(-1);
+  return {
+    corruptions: report.corruptions,
+    leaks: report.leaks,
+    repaired: 0,
+    findings: report.findings,
+    allocatedBytes: (own?.grains.length ?? 0) * grainBytes,
+    imageEndBytes: last === undefined ? overheadBytes : last * SECTOR + grainBytes,
+  };
+}
+
+/** Reads every table of both copies, once each, past the cache. */
+async function readUsage(extent: SparseExtent, report: Report, onTable: () => void): Promise<Usage> {
+  const { file, storage, tables, header } = extent;
+  const { redundantDirectoryOffset } = header;
+  const second =
+    redundantDirectoryOffset === undefined ? undefined : await readSecond(extent, redundantDirectoryOffset);
+  const grains: number[] = [];
+  const places: number[] = [];
+  const seen = new Set<number>();
+  const bytes = new Uint8Array(GRAIN_TABLE_BYTES);
+  const copy = new Uint8Array(GRAIN_TABLE_BYTES);
+  for (const [index, sector] of tables.directory.entries()) {
+    onTable();
+    const twin = second?.[index] ?? 0;
+    if (second !== undefined && (sector === 0) !== (twin === 0)) {
+      report.add('corruption', file, 'grain directory', `the copies disagree about table ${index}`);
+    }
+    if (sector === 0) continue;
+    if (seen.has(sector) || seen.has(twin) || sector === twin) {
+      report.add('corruption', file, 'grain directory', `table ${index} is used twice`, sector * SECTOR);
+      continue;
+    }
+    seen.add(sector);
+    places.push(sector);
+    await storage.read(sector * SECTOR, bytes, 'mapping');
+    readTable(extent, index, bytes, grains, report);
+    if (twin === 0) continue;
+    seen.add(twin);
+    places.push(twin);
+    if (twin * SECTOR + GRAIN_TABLE_BYTES > storage.size()) {
+      report.add('corruption', file, 'redundant grain directory', `table ${index} lies outside the file`);
+      continue;
+    }
+    await storage.read(twin * SECTOR, copy, 'mapping');
+    if (copy.some((byte, i) => byte !== bytes[i])) {
+      report.add('leak', file, 'redundant grain table', `copy of table ${index} is behind`, twin * SECTOR);
+    }
+  }
+  return { grains: Uint32Array.from(grains).toSorted(), tables: Uint32Array.from(places).toSorted() };
+}
+
+async function readSecond(extent: SparseExtent, offset: number): Promise<Uint32Array> {
+  const bytes = new Uint8Array(extent.header.tableCount * 4);
+  await extent.storage.read(offset, bytes, 'mapping');
+  const view = viewOf(bytes);
+  return Uint32Array.from({ length: extent.header.tableCount }, (_, i) => view.getUint32(i * 4, true));
+}
+
+function readTable(
+  extent: SparseExtent,
+  index: number,
+  bytes: Uint8Array,
+  grains: number[],
+  report: Report,
+): void {
+  const { header, storage, file } = extent;
+  const view = viewOf(bytes);
+  const first = index * GRAIN_TABLE_ENTRIES;
+  const grainCount = Math.ceil(header.size / header.grainBytes);
+  for (let i = 0; i < GRAIN_TABLE_ENTRIES; i++) {
+    const sector = view.getUint32(i * 4, true);
+    if (sector === 0 || (sector === ZEROED_GRAIN && header.zeroedGrains)) continue;
+    const at = sector * SECTOR;
+    const problem =
+      at < header.overheadBytes
+        ? 'lies inside the metadata'
+        : at >= storage.size()
+          ? 'lies outside the file'
+          : first + i >= grainCount
+            ? 'lies past the end of the disk'
+            : undefined;
+    if (problem === undefined) grains.push(sector);
+    else report.add('corruption', file, 'grain table', `grain ${first + i} ${problem}`, at);
+  }
+}
+
+/** Grains on one another are corruption; whole grains of space between them are leaks. */
+function checkPlaces(extent: SparseExtent, usage: Usage, report: Report): void {
+  const { file, storage, header } = extent;
+  const grainSectors = header.grainBytes / SECTOR;
+  let end = header.overheadBytes / SECTOR;
+  let table = 0;
+  const pass = (next: number): void => {
+    // Tables among the grains are as others lay them out.
+    for (; table < usage.tables.length && usage.tables[table]! < next; table++) {
+      const at = usage.tables[table]!;
+      leak(at);
+      end = Math.max(end, at + GRAIN_TABLE_BYTES / SECTOR);
+    }
+    leak(next);
+  };
+  const leak = (next: number): void => {
+    for (let at = end; at + grainSectors <= next; at += grainSectors) {
+      report.add('leak', file, 'grain', 'no table refers to it', at * SECTOR);
+    }
+  };
+  for (const sector of usage.grains) {
+    pass(sector);
+    if (sector < end) {
+      report.add('corruption', file, 'grain', 'lies on another grain or table', sector * SECTOR);
+    }
+    end = Math.max(end, sector + grainSectors);
+  }
+  pass(Math.ceil(storage.size() / SECTOR));
+}
+
+function checkLink(image: VmdkImage, report: Report): void {
+  const { parent, extent } = image;
+  if (parent !== undefined && parent.extent.cid !== extent.parentCid) {
+    report.add('corruption', extent.file, 'descriptor', `parentCID is not the CID of ${parent.file}`);
+  }
+}
+
+async function checkFiles(top: VmdkImage, report: Report): Promise<void> {
+  let files: string[];
+  try {
+    files = await top.snapshots.files();
+  } catch (error) {
+    if (!isCowlabError(error)) throw error;
+    report.add('corruption', error.data.file ?? top.file, 'snapshot directory', error.message);
+    return;
+  }
+  for (const file of files) {
+    if (!(await top.surroundings.folder.exists(file))) {
+      report.add('corruption', file, 'snapshot directory', 'the file of a listed snapshot is missing');
+    }
+  }
+}

@@ -1,0 +1,328 @@
+import { type Awaitable, corrupt, type Storage, type StorageFolder, unsupported } from '@cowlab/core';
+import { GrainAllocator } from './allocator.ts';
+import { Descriptor, NO_PARENT, newCid } from './descriptor.ts';
+import {
+  decodeDirectory,
+  decodeHeader,
+  encodeDirectory,
+  encodeHeader,
+  GRAIN_TABLE_ENTRIES,
+  planExtent,
+  SECTOR,
+  type SparseHeader,
+  signatureOf,
+  ZEROED_GRAIN,
+} from './layout.ts';
+import { GrainTables } from './tables.ts';
+
+/*
+ * One file of a chain: header, descriptor, grain tables and the place of the next grain. Knows nothing of its
+ * parent but the name and the content id (CID).
+ *
+ * The CID says which content a child was made from. It changes with the first write after an open, durably and
+ * before the write itself, so that a parent that was written to behind its child's back is noticed at open.
+ */
+
+export interface ExtentOptions {
+  readonly readOnly: boolean;
+  /** Bytes of grain tables to keep in memory. */
+  readonly cacheBytes: number;
+}
+
+export interface NewExtent {
+  readonly size: number;
+  readonly grainBytes: number;
+  readonly zeroedGrains: boolean;
+  readonly adapterType: string;
+  /** The file's name once it is in its place. */
+  readonly extentName: string;
+  readonly parent?: { readonly hint: string; readonly cid: number };
+}
+
+interface ExtentParts {
+  readonly file: string;
+  readonly storage: Storage;
+  readonly header: SparseHeader;
+  readonly descriptor: Descriptor;
+  readonly tables: GrainTables;
+}
+
+export class SparseExtent {
+  readonly storage: Storage;
+  readonly header: SparseHeader;
+  readonly tables: GrainTables;
+  readonly grains: GrainAllocator;
+  #descriptor: Descriptor;
+  #file: string;
+  #frozen = false;
+  #cidIsNew = false;
+  #cidChange: Promise<void> | undefined;
+
+  private constructor(parts: ExtentParts) {
+    this.#file = parts.file;
+    this.storage = parts.storage;
+    this.header = parts.header;
+    this.tables = parts.tables;
+    this.#descriptor = parts.descriptor;
+    this.grains = new GrainAllocator(parts.file, parts.storage, parts.header.grainBytes);
+  }
+
+  /** Opens and validates a file. Throws `ERR_NOT_FOUND`, `ERR_CORRUPT`, `ERR_UNSUPPORTED`; modifies nothing. */
+  static async open(folder: StorageFolder, file: string, options: ExtentOptions): Promise<SparseExtent> {
+    const storage = await folder.open(file, { readOnly: options.readOnly });
+    try {
+      return await SparseExtent.#read(file, storage, options);
+    } catch (error) {
+      await storage.close();
+      throw error;
+    }
+  }
+
+  /** Writes an empty extent into an empty storage, durably, and goes on with it. */
+  static async create(
+    file: string,
+    storage: Storage,
+    fields: NewExtent,
+    cacheBytes: number,
+  ): Promise<SparseExtent> {
+    const header = planExtent(file, fields.size, fields.grainBytes, fields.zeroedGrains);
+    const descriptor = Descriptor.create({
+      cid: newCid(),
+      parentCid: fields.parent?.cid ?? NO_PARENT,
+      ...(fields.parent && { parentHint: fields.parent.hint }),
+      extentName: fields.extentName,
+      size: fields.size,
+      adapterType: fields.adapterType,
+    });
+    const head = new Uint8Array(header.descriptorOffset + header.descriptorBytes);
+    head.set(encodeHeader(header));
+    head.set(padded(file, descriptor, header.descriptorBytes), header.descriptorOffset);
+    await storage.write(0, head, 'header');
+    for (const offset of [header.redundantDirectoryOffset, header.directoryOffset]) {
+      if (offset !== undefined) await storage.write(offset, encodeDirectory(header, offset), 'mapping');
+    }
+    await storage.truncate(header.overheadBytes);
+    await storage.flush();
+    const extent = await SparseExtent.#read(file, storage, { readOnly: false, cacheBytes });
+    extent.#cidIsNew = true;
+    return extent;
+  }
+
+  /** The file's name now, as its folder knows it. */
+  get file(): string {
+    return this.#file;
+  }
+
+  /** Opened read-only, or a snapshot since. */
+  get readOnly(): boolean {
+    return this.#frozen || this.storage.readOnly;
+  }
+
+  /** The file has become a snapshot of another name, and is not written to any more. */
+  freeze(file: string): void {
+    this.#file = file;
+    this.#frozen = true;
+    this.tables.freeze();
+  }
+
+  /** The file was moved into its place. */
+  moved(file: string): void {
+    this.#file = file;
+  }
+
+  get cid(): number {
+    return this.#descriptor.cid(this.file, 'CID');
+  }
+
+  get parentCid(): number {
+    return this.#descriptor.cid(this.file, 'parentCID');
+  }
+
+  /** The parent's file as the descriptor names it; undefined without a parent. */
+  get parentHint(): string | undefined {
+    return this.parentCid === NO_PARENT ? undefined : this.#descriptor.get('parentFileNameHint');
+  }
+
+  get adapterType(): string {
+    return this.#descriptor.get('ddb.adapterType') ?? 'ide';
+  }
+
+  /** Whether this opening has a CID of its own already: then writes may go in place. */
+  get cidIsNew(): boolean {
+    return this.#cidIsNew;
+  }
+
+  /** Gives the content about to change an id of its own; once for each opening. */
+  changeCid(): Promise<void> {
+    this.#cidChange ??= this.#changeCid();
+    return this.#cidChange;
+  }
+
+  /** Names another parent, durably; undefined for none. */
+  relink(parentCid: number, hint: string | undefined): Promise<void> {
+    return this.#changeDescriptor((next) => next.setParent(parentCid, hint));
+  }
+
+  get extentName(): string | undefined {
+    return this.#descriptor.extents[0]?.fileName;
+  }
+
+  /** Puts a new file name into the extent's own line, durably. */
+  rename(extentName: string): Promise<void> {
+    return this.#changeDescriptor((next) => next.setExtentName(extentName));
+  }
+
+  /** Makes grains without a place read as zeros: by a flag, or by new grains of zeros where the header has no flag. */
+  async zeroGrains(firstGrain: number, count: number): Promise<void> {
+    const index = Math.floor(firstGrain / GRAIN_TABLE_ENTRIES);
+    this.tables.assertWritable(index);
+    if (this.header.zeroedGrains) return this.setGrains(firstGrain, ZEROED_GRAIN, count, 0);
+    for (let done = 0; done < count; ) {
+      const taken = this.grains.take(count - done);
+      try {
+        await this.storage.zero(taken.sector * SECTOR, taken.count * this.header.grainBytes);
+      } catch (error) {
+        this.grains.giveBack(taken.sector, taken.count);
+        throw error;
+      }
+      await this.setGrains(firstGrain + done, taken.sector, taken.count);
+      done += taken.count;
+    }
+  }
+
+  /** Changes the entries of grains that lie in one table, in memory: the first to `value`, each next to `step` more. */
+  setGrains(
+    firstGrain: number,
+    value: number,
+    count: number,
+    step: number = this.header.grainBytes / SECTOR,
+  ): Awaitable<void> {
+    return this.tables.use(Math.floor(firstGrain / GRAIN_TABLE_ENTRIES), (table) => {
+      const first = firstGrain % GRAIN_TABLE_ENTRIES;
+      for (let i = 0; i < count; i++) this.tables.set(table, first + i, value + i * step);
+    });
+  }
+
+  async #changeCid(): Promise<void> {
+    try {
+      await this.#changeDescriptor((next) => next.setCid(newCid()));
+      this.#cidIsNew = true;
+    } catch (error) {
+      this.#cidChange = undefined;
+      throw error;
+    }
+  }
+
+  /** Writes the sectors of the descriptor that change; one, unless the text is laid out as by others. */
+  async #changeDescriptor(change: (next: Descriptor) => void): Promise<void> {
+    const next = this.#descriptor.clone();
+    change(next);
+    const { descriptorOffset, descriptorBytes } = this.header;
+    const wanted = padded(this.#file, next, descriptorBytes);
+    const current = new Uint8Array(descriptorBytes);
+    await this.storage.read(descriptorOffset, current, 'header');
+    for (let at = 0; at < descriptorBytes; at += SECTOR) {
+      const sector = wanted.subarray(at, at + SECTOR);
+      if (sector.some((byte, i) => byte !== current[at + i])) {
+        await this.storage.write(descriptorOffset + at, sector, 'header');
+      }
+    }
+    await this.storage.flush();
+    this.#descriptor = next;
+  }
+
+  static async #read(file: string, storage: Storage, options: ExtentOptions): Promise<SparseExtent> {
+    const header = await readHeader(file, storage, options.readOnly);
+    const descriptor = await readDescriptor(file, storage, header);
+    const directory = await readDirectory(file, storage, header, header.directoryOffset, 'grain directory');
+    // Who only reads has no use for the second copy.
+    const redundant =
+      options.readOnly || header.redundantDirectoryOffset === undefined
+        ? undefined
+        : await readDirectory(
+            file,
+            storage,
+            header,
+            header.redundantDirectoryOffset,
+            'redundant grain directory',
+          );
+    const tables = new GrainTables(file, storage, header, directory, redundant, options.cacheBytes);
+    return new SparseExtent({ file, storage, header, descriptor, tables });
+  }
+}
+
+/** The descriptor's text in the room it has. Throws `ERR_UNSUPPORTED` when it does not fit. */
+function padded(file: string, descriptor: Descriptor, length: number): Uint8Array {
+  const text = descriptor.encode();
+  if (text.length > length)
+    throw unsupported(file, 'descriptor', `${text.length} bytes do not fit ${length}`);
+  const bytes = new Uint8Array(length);
+  bytes.set(text);
+  return bytes;
+}
+
+async function readHeader(file: string, storage: Storage, readOnly: boolean): Promise<SparseHeader> {
+  const bytes = new Uint8Array(SECTOR);
+  await storage.read(0, bytes, 'header');
+  switch (signatureOf(bytes)) {
+    case 'other':
+      throw corrupt(file, 'header.magicNumber', 'not a VMDK file');
+    case 'cowd':
+      throw unsupported(file, 'createType', 'vmfsSparse (a COWD extent)', { value: 'vmfsSparse' });
+    case 'descriptor':
+      throw await unsupportedDescriptorFile(file, storage);
+    case 'sparse':
+  }
+  if (storage.size() < SECTOR) throw corrupt(file, 'header', 'file ends inside the header');
+  const header = decodeHeader(file, bytes, storage.size());
+  if (header.version === 3 && !readOnly) {
+    // Version 3 may have a changed-block map beside it, which a writer would have to keep.
+    throw unsupported(file, 'header.version', '3 can only be opened read-only', { value: 3 });
+  }
+  return header;
+}
+
+async function unsupportedDescriptorFile(file: string, storage: Storage): Promise<Error> {
+  const bytes = new Uint8Array(Math.min(storage.size(), 64 * 1024));
+  await storage.read(0, bytes, 'header');
+  const createType = Descriptor.parse(bytes).get('createType') ?? 'missing';
+  return unsupported(file, 'descriptor.createType', `${createType}: the only one is monolithicSparse`, {
+    value: createType,
+  });
+}
+
+async function readDescriptor(file: string, storage: Storage, header: SparseHeader): Promise<Descriptor> {
+  const bytes = new Uint8Array(header.descriptorBytes);
+  await storage.read(header.descriptorOffset, bytes, 'header');
+  const descriptor = Descriptor.parse(bytes);
+  const createType = descriptor.get('createType');
+  if (createType === undefined) throw corrupt(file, 'descriptor.createType', 'is missing');
+  if (createType !== 'monolithicSparse' || header.streamOptimized) {
+    throw unsupported(file, 'descriptor.createType', `${createType}: the only one is monolithicSparse`, {
+      value: createType,
+    });
+  }
+  const { extents } = descriptor;
+  if (extents.length !== 1 || extents[0]?.type !== 'SPARSE') {
+    throw unsupported(file, 'descriptor.extent', `${extents.length} extents, where one SPARSE is expected`);
+  }
+  descriptor.cid(file, 'CID');
+  const parentCid = descriptor.cid(file, 'parentCID');
+  if (parentCid !== NO_PARENT && descriptor.get('parentFileNameHint') === undefined) {
+    throw corrupt(file, 'descriptor.parentFileNameHint', 'is missing, though there is a parentCID');
+  }
+  return descriptor;
+}
+
+/** A directory, validated. The header's check has made sure that it lies inside the file. */
+async function readDirectory(
+  file: string,
+  storage: Storage,
+  header: SparseHeader,
+  offset: number,
+  name: string,
+): Promise<Uint32Array> {
+  const bytes = new Uint8Array(header.tableCount * 4);
+  await storage.read(offset, bytes, 'mapping');
+  return decodeDirectory(file, name, bytes, storage.size());
+}

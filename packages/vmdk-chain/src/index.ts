@@ -1,0 +1,1 @@
+export { vmdk } from './driver.ts';

@@ -1,0 +1,279 @@
+import {
+  CowlabError,
+  corrupt,
+  isPowerOfTwo,
+  readU64LE,
+  roundUp,
+  unsupported,
+  viewOf,
+  writeU64LE,
+} from '@cowlab/core';
+
+/*
+ * A hosted sparse extent ("Virtual Disk Format 5.0", section "Hosted Sparse Extents"), as VMware and QEMU
+ * lay it out. All numbers are little-endian, all offsets count sectors of 512 bytes:
+ *
+ *   0      header                        1 sector
+ *   1      embedded descriptor           20 sectors
+ *   21     redundant grain directory     4 bytes a table, whole sectors
+ *          redundant grain tables        4 sectors each, all of them set aside from the start
+ *   gd     grain directory and tables    the same again
+ *   …      grains, from overHead on, in the order of their first write
+ */
+
+export const SECTOR = 512;
+/** Entries of a grain table; the specification knows no other number. */
+export const GRAIN_TABLE_ENTRIES = 512;
+export const GRAIN_TABLE_BYTES: number = GRAIN_TABLE_ENTRIES * 4;
+export const GRAIN_TABLE_SECTORS: number = GRAIN_TABLE_BYTES / SECTOR;
+/** A grain table entry that says "zeros", where the header allows it; 0 says "ask the parent". */
+export const ZEROED_GRAIN = 1;
+export const MIN_GRAIN_BYTES = 4096;
+export const MAX_GRAIN_BYTES: number = 1024 * 1024;
+const DESCRIPTOR_SECTORS = 20;
+/** Grain table entries are 32-bit sector numbers. */
+export const MAX_SECTORS: number = 2 ** 32;
+
+const MAGIC = 0x564d444b; // "KDMV"
+const COWD_MAGIC = 0x44574f43; // "COWD": sparse extents of ESX
+const FLAG_NEWLINES = 1;
+const FLAG_REDUNDANT = 2;
+const FLAG_ZEROED_GRAIN = 4;
+const FLAG_COMPRESSED = 1 << 16;
+const FLAG_MARKERS = 1 << 17;
+const NEWLINES = [0x0a, 0x20, 0x0d, 0x0a];
+/** The first bytes of a descriptor that stands in a file of its own. */
+const DESCRIPTOR_SIGNATURE = '# disk descriptorfile';
+/** QEMU's limits for what it opens; nothing sensible reaches them. */
+const MAX_GRAIN_SECTORS = 0x200000;
+const MAX_DESCRIPTOR_BYTES: number = 1024 * 1024;
+
+/** The header of an extent, validated against its file. Offsets and sizes are in bytes. */
+export interface SparseHeader {
+  readonly version: number;
+  /** Guest bytes. */
+  readonly size: number;
+  readonly grainBytes: number;
+  readonly descriptorOffset: number;
+  readonly descriptorBytes: number;
+  /** Entries of a grain directory. */
+  readonly tableCount: number;
+  readonly directoryOffset: number;
+  /** Undefined where the header says that there is no second copy. */
+  readonly redundantDirectoryOffset: number | undefined;
+  /** Where metadata ends and grains may begin. */
+  readonly overheadBytes: number;
+  readonly zeroedGrains: boolean;
+  /** Compressed grains or markers: a stream-optimized extent. */
+  readonly streamOptimized: boolean;
+}
+
+/** What the first bytes of a file are. */
+export function signatureOf(head: Uint8Array): 'sparse' | 'cowd' | 'descriptor' | 'other' {
+  if (head.length < 4) return 'other';
+  const magic = viewOf(head).getUint32(0, true);
+  if (magic === MAGIC) return 'sparse';
+  if (magic === COWD_MAGIC) return 'cowd';
+  const text = new TextDecoder('latin1').decode(head.subarray(0, DESCRIPTOR_SIGNATURE.length));
+  return text.toLowerCase() === DESCRIPTOR_SIGNATURE ? 'descriptor' : 'other';
+}
+
+/** A new extent's header. `size` and `grainBytes` have been checked; throws `ERR_TOO_LARGE` past 2^32 sectors. */
+export function planExtent(
+  file: string,
+  size: number,
+  grainBytes: number,
+  zeroedGrains: boolean,
+): SparseHeader {
+  const tableCount = Math.ceil(size / (grainBytes * GRAIN_TABLE_ENTRIES));
+  const directoryBytes = roundUp(tableCount * 4, SECTOR);
+  const copyBytes = directoryBytes + tableCount * GRAIN_TABLE_BYTES;
+  const redundantDirectoryOffset = (1 + DESCRIPTOR_SECTORS) * SECTOR;
+  const directoryOffset = redundantDirectoryOffset + copyBytes;
+  const overheadBytes = roundUp(directoryOffset + copyBytes, grainBytes);
+  if ((overheadBytes + roundUp(size, grainBytes)) / SECTOR > MAX_SECTORS) {
+    throw new CowlabError('ERR_TOO_LARGE', `${file}: size: ${size} bytes do not fit 2^32 sectors`, {
+      file,
+      field: 'size',
+      value: size,
+    });
+  }
+  return {
+    version: zeroedGrains ? 2 : 1,
+    size,
+    grainBytes,
+    descriptorOffset: SECTOR,
+    descriptorBytes: DESCRIPTOR_SECTORS * SECTOR,
+    tableCount,
+    directoryOffset,
+    redundantDirectoryOffset,
+    overheadBytes,
+    zeroedGrains,
+    streamOptimized: false,
+  };
+}
+
+/** The header's sector, as QEMU writes it. */
+export function encodeHeader(header: SparseHeader): Uint8Array {
+  const bytes = new Uint8Array(SECTOR);
+  const view = viewOf(bytes);
+  const redundant = header.redundantDirectoryOffset;
+  const flags =
+    FLAG_NEWLINES |
+    (redundant === undefined ? 0 : FLAG_REDUNDANT) |
+    (header.zeroedGrains ? FLAG_ZEROED_GRAIN : 0);
+  view.setUint32(0, MAGIC, true);
+  view.setUint32(4, header.version, true);
+  view.setUint32(8, flags, true);
+  writeU64LE(view, 12, header.size / SECTOR);
+  writeU64LE(view, 20, header.grainBytes / SECTOR);
+  writeU64LE(view, 28, header.descriptorOffset / SECTOR);
+  writeU64LE(view, 36, header.descriptorBytes / SECTOR);
+  view.setUint32(44, GRAIN_TABLE_ENTRIES, true);
+  writeU64LE(view, 48, (redundant ?? 0) / SECTOR);
+  writeU64LE(view, 56, header.directoryOffset / SECTOR);
+  writeU64LE(view, 64, header.overheadBytes / SECTOR);
+  bytes.set(NEWLINES, 73);
+  return bytes;
+}
+
+/** The directory of a new extent: its tables follow it one after another. */
+export function encodeDirectory(header: SparseHeader, directoryOffset: number): Uint8Array {
+  const bytes = new Uint8Array(roundUp(header.tableCount * 4, SECTOR));
+  const view = viewOf(bytes);
+  const first = (directoryOffset + bytes.length) / SECTOR;
+  for (let i = 0; i < header.tableCount; i++) {
+    view.setUint32(i * 4, first + i * GRAIN_TABLE_SECTORS, true);
+  }
+  return bytes;
+}
+
+/** Reads and validates the header of a file of `fileBytes` bytes. Throws `ERR_CORRUPT` or `ERR_UNSUPPORTED`. */
+export function decodeHeader(file: string, bytes: Uint8Array, fileBytes: number): SparseHeader {
+  const view = viewOf(bytes);
+  const version = view.getUint32(4, true);
+  const flags = view.getUint32(8, true);
+  const streamOptimized = (flags & (FLAG_COMPRESSED | FLAG_MARKERS)) !== 0 || view.getUint16(77, true) !== 0;
+  if (version < 1 || version > 3) {
+    throw unsupported(file, 'header.version', `${version} is not 1, 2 or 3`, { value: version });
+  }
+  if ((flags & FLAG_NEWLINES) !== 0 && NEWLINES.some((byte, i) => bytes[73 + i] !== byte)) {
+    throw corrupt(file, 'header.newLineChars', 'changed: the file was transferred as text');
+  }
+  const sectors = (at: number, field: string): number => sectorsAt(file, view, at, field);
+  const descriptorOffset = sectors(28, 'header.descriptorOffset');
+  const descriptorBytes = sectors(36, 'header.descriptorSize');
+  checkDescriptorPlace(file, descriptorOffset, descriptorBytes, fileBytes);
+  // A stream-optimized extent keeps its directory elsewhere; only its descriptor is of interest here.
+  const size = sectors(12, 'header.capacity');
+  const grainBytes = checkGrain(file, sectors(20, 'header.grainSize'), size);
+  const entries = view.getUint32(44, true);
+  if (entries === 0) throw corrupt(file, 'header.numGTEsPerGT', 'is 0', { value: 0 });
+  if (entries !== GRAIN_TABLE_ENTRIES) {
+    throw unsupported(file, 'header.numGTEsPerGT', `${entries} is not ${GRAIN_TABLE_ENTRIES}`, {
+      value: entries,
+    });
+  }
+  const tableCount = Math.ceil(size / (grainBytes * GRAIN_TABLE_ENTRIES));
+  const hasRedundant = (flags & FLAG_REDUNDANT) !== 0 && !streamOptimized;
+  const header: SparseHeader = {
+    version,
+    size,
+    grainBytes,
+    descriptorOffset,
+    descriptorBytes,
+    tableCount,
+    directoryOffset: streamOptimized ? 0 : sectors(56, 'header.gdOffset'),
+    redundantDirectoryOffset: hasRedundant ? sectors(48, 'header.rgdOffset') : undefined,
+    overheadBytes: sectors(64, 'header.overHead'),
+    zeroedGrains: (flags & FLAG_ZEROED_GRAIN) !== 0,
+    streamOptimized,
+  };
+  if (!streamOptimized) checkDirectories(file, header, fileBytes);
+  return header;
+}
+
+/** A field of 64 bits that counts sectors, in bytes. */
+function sectorsAt(file: string, view: DataView, at: number, field: string): number {
+  let sectors: number;
+  try {
+    sectors = readU64LE(view, at);
+  } catch {
+    throw corrupt(file, field, 'is larger than any file', { value: view.getBigUint64(at, true) });
+  }
+  if (sectors > Number.MAX_SAFE_INTEGER / SECTOR) {
+    throw corrupt(file, field, 'is larger than any file', { value: sectors });
+  }
+  return sectors * SECTOR;
+}
+
+function checkDescriptorPlace(file: string, offset: number, length: number, fileBytes: number): void {
+  if (offset === 0) {
+    throw unsupported(file, 'header.descriptorOffset', 'extent without an embedded descriptor', { value: 0 });
+  }
+  if (length === 0 || length > MAX_DESCRIPTOR_BYTES) {
+    throw corrupt(file, 'header.descriptorSize', `${length} bytes are not from 512 to 1 MiB`, {
+      value: length / SECTOR,
+    });
+  }
+  if (offset + length > fileBytes) {
+    throw corrupt(file, 'header.descriptorOffset', 'descriptor lies outside the file', {
+      value: offset / SECTOR,
+    });
+  }
+}
+
+function checkGrain(file: string, grainBytes: number, size: number): number {
+  const grainSectors = grainBytes / SECTOR;
+  if (size === 0) {
+    throw unsupported(file, 'header.capacity', '0: the descriptor names other extents', { value: 0 });
+  }
+  if (!isPowerOfTwo(grainSectors) || grainSectors > MAX_GRAIN_SECTORS) {
+    throw corrupt(file, 'header.grainSize', `${grainSectors} sectors are not a power of two up to 2^21`, {
+      value: grainSectors,
+    });
+  }
+  return grainBytes;
+}
+
+function checkDirectories(file: string, header: SparseHeader, fileBytes: number): void {
+  const directoryBytes = header.tableCount * 4;
+  const places: [string, number | undefined][] = [
+    ['header.gdOffset', header.directoryOffset],
+    ['header.rgdOffset', header.redundantDirectoryOffset],
+  ];
+  for (const [field, offset] of places) {
+    if (offset !== undefined && (offset < SECTOR || offset + directoryBytes > fileBytes)) {
+      throw corrupt(file, field, `directory of ${directoryBytes} bytes lies outside the file`, {
+        value: offset / SECTOR,
+      });
+    }
+  }
+  if (header.overheadBytes < SECTOR || header.overheadBytes > fileBytes) {
+    throw corrupt(file, 'header.overHead', `${header.overheadBytes} bytes lie outside the file`, {
+      value: header.overheadBytes / SECTOR,
+    });
+  }
+}
+
+/** A directory's entries, sector numbers of tables; 0 is no table. Throws `ERR_CORRUPT` for one outside the file. */
+export function decodeDirectory(
+  file: string,
+  name: string,
+  bytes: Uint8Array,
+  fileBytes: number,
+): Uint32Array {
+  const view = viewOf(bytes);
+  const entries = new Uint32Array(bytes.length / 4);
+  for (let i = 0; i < entries.length; i++) {
+    const sector = view.getUint32(i * 4, true);
+    if (sector !== 0 && sector * SECTOR + GRAIN_TABLE_BYTES > fileBytes) {
+      throw corrupt(file, `${name}[${i}]`, `grain table at sector ${sector} lies outside the file`, {
+        value: sector,
+        offset: sector * SECTOR,
+      });
+    }
+    entries[i] = sector;
+  }
+  return entries;
+}

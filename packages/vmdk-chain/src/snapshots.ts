@@ -1,0 +1,444 @@
+import path from 'node:path';
+import {
+  CowlabError,
+  type DriverImage,
+  isCowlabError,
+  type LongCallOptions,
+  type SnapshotInfo,
+  type Storage,
+  unsupported,
+} from '@cowlab/core';
+import { linkOf, linksBelow, openBelow, sibling } from './chain.ts';
+import { SparseExtent } from './extent.ts';
+import { type Link, VmdkImage, type VmdkSnapshotOperations } from './image.ts';
+import { assertNotAborted, copyMissing } from './merge.ts';
+import {
+  emptyDirectory,
+  encodeDirectory,
+  parseDirectory,
+  type SnapshotDirectory,
+  type SnapshotEntry,
+} from './vmsd.ts';
+
+/*
+ * Snapshots as a chain of files. The disk keeps its path; a snapshot's content moves to a file of its own:
+ *
+ *   disk.vmdk  →  disk-000002.vmdk  →  disk-000001.vmdk        disk.vmsd lists 1 and 2
+ *
+ * Order of every change, so that power may fail between any two steps. "Rewrite vmsd" is: write a new file,
+ * flush it, rename it over the old one, flush the folder.
+ *
+ *   create   flush the disk → link its file under the snapshot's name → write that name into its extent line →
+ *            write an empty child into disk.vmdk.new, flush → rename it over disk.vmdk → flush the folder →
+ *            rewrite vmsd. Before the rename nothing has happened (a second name of the disk's file may be
+ *            left); after it the content is the same, one link longer, and unlisted until vmsd is written.
+ *   delete   for each child of the file (the disk, other snapshots; branches too): copy what it lacks, flush
+ *            the data, write the tables, flush → name the parent's parent in its descriptor (one sector), flush.
+ *            Then rewrite vmsd → remove the file. A child reads the same before and after each step, and the
+ *            snapshot is there, whole, until vmsd no longer lists it; then only its file may be left.
+ *   apply    write an empty child of the snapshot's file into disk.vmdk.new, flush → rename it over disk.vmdk →
+ *            flush the folder → rewrite vmsd. The rename is the moment.
+ *
+ * Which snapshot the disk stands on is told by its descriptor, not by `snapshot.current`, which may be one crash
+ * behind. Files that a crash has left unlisted are found by walking down from the listed ones.
+ */
+
+const MAX_DIRECTORY_BYTES = 64 * 1024 * 1024;
+
+export class VmdkSnapshots implements VmdkSnapshotOperations {
+  readonly #image: VmdkImage;
+  /** Snapshots opened through {@link open}: their chains must follow when a link is taken out. */
+  readonly #opened = new Set<VmdkImage>();
+
+  constructor(image: VmdkImage) {
+    this.#image = image;
+  }
+
+  async list(): Promise<readonly SnapshotInfo[]> {
+    const { entries } = await this.#load();
+    return entries.map((entry) => this.#describe(entry));
+  }
+
+  async files(): Promise<string[]> {
+    const { entries } = await this.#load();
+    if (entries.length === 0) return [];
+    return [this.#directoryFile, ...entries.map((entry) => this.#fileOf(entry))];
+  }
+
+  async create(name: string, createdAt: Date): Promise<SnapshotInfo> {
+    const directory = await this.#loadOwn();
+    const entry = await this.#freezeFront(directory, name, createdAt);
+    directory.entries.push(entry);
+    directory.lastUid = entry.uid;
+    directory.current = entry.uid;
+    await this.#folder.flush();
+    await this.#save(directory);
+    return this.#describe(entry);
+  }
+
+  async delete(id: string, options: LongCallOptions): Promise<void> {
+    const directory = await this.#loadOwn();
+    const entry = find(directory, id);
+    const file = this.#fileOf(entry);
+    const children = await this.#childrenOf(file, directory);
+    if (children.length > 0) await this.#mergeInto(children, file, options);
+    directory.entries.splice(directory.entries.indexOf(entry), 1);
+    for (const other of directory.entries) if (other.parent === entry.uid) other.parent = entry.parent;
+    if (directory.current === entry.uid) directory.current = entry.parent;
+    await this.#save(directory);
+    await this.#folder.remove(file);
+    await this.#folder.flush();
+  }
+
+  async apply(id: string, options: LongCallOptions): Promise<void> {
+    const directory = await this.#loadOwn();
+    const entry = find(directory, id);
+    assertNotAborted(this.#image.file, options.signal);
+    const link = await this.#linkTo(entry, directory);
+    let child: SparseExtent;
+    try {
+      const frozen = (link.backing.image as VmdkImage).extent;
+      assertSameShape(frozen, this.#image.extent);
+      child = await this.#writeChild(frozen, entry.fileName);
+      await this.#moveIntoPlace(child);
+    } catch (error) {
+      await link.release();
+      throw error;
+    }
+    await this.#switchTo(child, link);
+    await this.#folder.flush();
+    directory.current = entry.uid;
+    await this.#save(directory);
+  }
+
+  async open(id: string): Promise<DriverImage> {
+    const directory = await this.#load();
+    const extent = await this.#openExtent(this.#fileOf(find(directory, id)));
+    try {
+      const link = await this.#openBelow(extent, directory);
+      const image: VmdkImage = new VmdkImage(this.#image.surroundings, extent, link, () => {
+        this.#opened.delete(image);
+      });
+      this.#opened.add(image);
+      return image;
+    } catch (error) {
+      await extent.storage.close();
+      throw error;
+    }
+  }
+
+  get #folder(): VmdkImage['surroundings']['folder'] {
+    return this.#image.surroundings.folder;
+  }
+
+  get #stem(): string {
+    return this.#image.file.replace(/\.vmdk$/i, '');
+  }
+
+  get #directoryFile(): string {
+    return `${this.#stem}.vmsd`;
+  }
+
+  #fileOf(entry: SnapshotEntry): string {
+    return sibling(this.#image.file, entry.fileName);
+  }
+
+  #describe(entry: SnapshotEntry): SnapshotInfo {
+    return {
+      id: String(entry.uid),
+      name: entry.displayName,
+      createdAt: entry.createdAt,
+      size: this.#image.size,
+      parent: entry.parent === undefined ? null : String(entry.parent),
+    };
+  }
+
+  /** Every image that is open: the disk's chain, and those of opened snapshots. */
+  #roots(): VmdkImage[] {
+    return [this.#image, ...this.#opened];
+  }
+
+  #openExtent(file: string, readOnly = true): Promise<SparseExtent> {
+    const { cacheBytes } = this.#image.surroundings;
+    return SparseExtent.open(this.#folder, file, { readOnly, cacheBytes });
+  }
+
+  #openBelow(extent: SparseExtent, directory: SnapshotDirectory): Promise<Link | undefined> {
+    const own = new Set(directory.entries.map((entry) => this.#fileOf(entry)));
+    return openBelow(this.#image.surroundings, extent, linksBelow(this.#roots()), own);
+  }
+
+  /** A snapshot as something to stand on; shared when it is open already. */
+  async #linkTo(entry: SnapshotEntry, directory: SnapshotDirectory): Promise<Link> {
+    const file = this.#fileOf(entry);
+    const open = linksBelow(this.#roots()).get(file);
+    if (open !== undefined) return open.share();
+    const extent = await this.#openExtent(file);
+    try {
+      return linkOf(this.#image.surroundings, extent, await this.#openBelow(extent, directory));
+    } catch (error) {
+      await extent.storage.close();
+      throw error;
+    }
+  }
+
+  /** The directory's content; read each time, so that nothing in memory can differ from it. */
+  async #load(): Promise<SnapshotDirectory> {
+    const file = this.#directoryFile;
+    let storage: Storage;
+    try {
+      storage = await this.#folder.open(file, { readOnly: true });
+    } catch (error) {
+      if (isCowlabError(error, 'ERR_NOT_FOUND')) return emptyDirectory();
+      throw error;
+    }
+    try {
+      const length = storage.size();
+      if (length > MAX_DIRECTORY_BYTES) {
+        throw unsupported(file, 'file size', `${length} bytes are more than ${MAX_DIRECTORY_BYTES}`);
+      }
+      const bytes = new Uint8Array(length);
+      await storage.read(0, bytes, 'snapshot');
+      return parseDirectory(file, bytes);
+    } finally {
+      await storage.close();
+    }
+  }
+
+  /** The directory for a change. VMware leaves the disk's first file in its place and lists that: not our arrangement. */
+  async #loadOwn(): Promise<SnapshotDirectory> {
+    const directory = await this.#load();
+    const index = directory.entries.findIndex(
+      (entry) => this.#fileOf(entry) === path.normalize(this.#image.file),
+    );
+    if (index !== -1) {
+      throw unsupported(
+        this.#directoryFile,
+        `snapshot${index}.disk0.fileName`,
+        'names the disk itself: open the newest file of the chain instead',
+      );
+    }
+    return directory;
+  }
+
+  async #save(directory: SnapshotDirectory): Promise<void> {
+    const folder = this.#folder;
+    const temporary = `${this.#directoryFile}.new`;
+    const storage = await this.#createAnew(temporary);
+    try {
+      await storage.write(0, encodeDirectory(directory), 'snapshot');
+      await storage.flush();
+    } finally {
+      await storage.close();
+    }
+    await folder.rename(temporary, this.#directoryFile);
+    await folder.flush();
+  }
+
+  /** An empty file; one that a crash has left is taken away first. */
+  async #createAnew(file: string): Promise<Storage> {
+    if (await this.#folder.exists(file)) await this.#folder.remove(file);
+    return this.#folder.create(file);
+  }
+
+  /** The disk's file becomes the snapshot's, and an empty child takes its place; on failure everything is as before. */
+  async #freezeFront(directory: SnapshotDirectory, name: string, createdAt: Date): Promise<SnapshotEntry> {
+    const image = this.#image;
+    const front = image.extent;
+    await image.flush();
+    await front.grains.trim();
+    const uid = directory.lastUid + 1;
+    const fileName = await this.#linkFront(uid);
+    const file = sibling(image.file, fileName);
+    const extentName = front.extentName ?? path.basename(image.file);
+    let child: SparseExtent;
+    try {
+      await front.rename(fileName);
+      child = await this.#writeChild(front, fileName);
+      await this.#moveIntoPlace(child);
+    } catch (error) {
+      await this.#quietly(() => front.rename(extentName));
+      await this.#quietly(() => this.#folder.remove(file));
+      throw error;
+    }
+    const parentHint = front.parentHint;
+    front.freeze(file);
+    image.replace(child, linkOf(image.surroundings, front, image.link));
+    const parent = directory.entries.find((entry) => entry.fileName === parentHint)?.uid;
+    const others = new Map([
+      ['filename', `${path.basename(this.#stem)}-Snapshot${uid}.vmsn`],
+      ['numDisks', '1'],
+    ]);
+    return { uid, parent, displayName: name, createdAt, fileName, others };
+  }
+
+  /** Gives the disk's file the next free snapshot name as well. */
+  async #linkFront(first: number): Promise<string> {
+    for (let number = first; ; number++) {
+      const file = `${this.#stem}-${String(number).padStart(6, '0')}.vmdk`;
+      try {
+        await this.#folder.link(this.#image.file, file);
+        return path.basename(file);
+      } catch (error) {
+        if (!isCowlabError(error, 'ERR_EXISTS')) throw error;
+      }
+    }
+  }
+
+  /** An empty child of `parent`, durable, under a temporary name. */
+  async #writeChild(parent: SparseExtent, hint: string): Promise<SparseExtent> {
+    const { file, surroundings } = this.#image;
+    const temporary = `${file}.new`;
+    const storage = await this.#createAnew(temporary);
+    const fields = {
+      size: parent.header.size,
+      grainBytes: parent.header.grainBytes,
+      zeroedGrains: parent.header.zeroedGrains,
+      adapterType: parent.adapterType,
+      extentName: path.basename(file),
+      parent: { hint, cid: parent.cid },
+    };
+    try {
+      return await SparseExtent.create(temporary, storage, fields, surroundings.cacheBytes);
+    } catch (error) {
+      await storage.close();
+      await this.#quietly(() => this.#folder.remove(temporary));
+      throw error;
+    }
+  }
+
+  async #moveIntoPlace(child: SparseExtent): Promise<void> {
+    const temporary = child.file;
+    try {
+      await this.#folder.rename(temporary, this.#image.file);
+    } catch (error) {
+      await child.storage.close();
+      await this.#quietly(() => this.#folder.remove(temporary));
+      throw error;
+    }
+    child.moved(this.#image.file);
+  }
+
+  /** Tidies up behind a failure, which is the one to report. */
+  async #quietly(run: () => Promise<void>): Promise<void> {
+    try {
+      await run();
+    } catch {
+      // What stays behind is a file that nothing refers to; the next create takes it away or passes it by.
+    }
+  }
+
+  /** Goes on with `extent` on `link`; closes what was there before. */
+  async #switchTo(extent: SparseExtent, link: Link | undefined): Promise<void> {
+    const before = this.#image.replace(extent, link);
+    await before.extent.storage.close();
+    await before.link?.release();
+  }
+
+  /** Files that stand on `file`: in open chains, listed, or between a listed one and those. */
+  async #childrenOf(file: string, directory: SnapshotDirectory): Promise<string[]> {
+    const parents = new Map<string, string | undefined>();
+    const note = (extent: SparseExtent): void => {
+      const hint = extent.parentHint;
+      parents.set(extent.file, hint === undefined ? undefined : sibling(extent.file, hint));
+    };
+    for (const image of this.#image.chain()) note(image.extent);
+    for (const entry of directory.entries) {
+      let at: string | undefined = this.#fileOf(entry);
+      while (at !== undefined && !parents.has(at)) {
+        const extent: SparseExtent | undefined = await this.#tryOpen(at);
+        if (extent === undefined) break;
+        note(extent);
+        await extent.storage.close();
+        at = parents.get(at);
+      }
+    }
+    return [...parents].filter(([, parent]) => parent === file).map(([child]) => child);
+  }
+
+  /** Undefined for a file that is gone or is no sparse extent: it cannot stand on one of ours. */
+  async #tryOpen(file: string): Promise<SparseExtent | undefined> {
+    try {
+      return await this.#openExtent(file);
+    } catch (error) {
+      if (isCowlabError(error, 'ERR_NOT_FOUND') || isCowlabError(error, 'ERR_UNSUPPORTED')) return undefined;
+      throw error;
+    }
+  }
+
+  /** Takes the link `file` out from under its children. */
+  async #mergeInto(children: readonly string[], file: string, options: LongCallOptions): Promise<void> {
+    const link = await this.#openExtent(file);
+    const { onProgress, signal } = options;
+    const total = children.length * Math.ceil(link.header.size / link.header.grainBytes);
+    let done = 0;
+    const onGrains = (count: number): void => {
+      done += count;
+      onProgress?.({ done, total });
+    };
+    try {
+      for (const child of children) {
+        assertNotAborted(file, signal);
+        await this.#mergeOne(link, child, { below: link.parentHint !== undefined, signal, onGrains });
+      }
+    } finally {
+      await link.storage.close();
+    }
+  }
+
+  async #mergeOne(
+    link: SparseExtent,
+    childFile: string,
+    options: Parameters<typeof copyMissing>[2],
+  ): Promise<void> {
+    const front = this.#image.extent;
+    const child = childFile === front.file ? front : await this.#openExtent(childFile, false);
+    try {
+      assertSameShape(link, child);
+      await copyMissing(link, child, options);
+      await child.tables.flush();
+      await child.relink(link.parentCid, link.parentHint);
+    } catch (error) {
+      // What was copied reads as before, and without an entry it would be a leak.
+      await this.#quietly(async () => child.tables.flush());
+      throw error;
+    } finally {
+      if (child !== front) await child.storage.close();
+    }
+    await this.#followRelink(childFile, link.file);
+  }
+
+  /** Open images of `childFile` see its new tables, and stand on what `linkFile` stands on. */
+  async #followRelink(childFile: string, linkFile: string): Promise<void> {
+    const images = new Set(this.#roots().flatMap((root) => root.chain()));
+    for (const image of images) {
+      if (image.file !== childFile || image.parent?.file !== linkFile) continue;
+      const extent = image === this.#image ? image.extent : await this.#openExtent(childFile);
+      const before = image.replace(extent, image.parent.link?.share());
+      if (before.extent !== extent) await before.extent.storage.close();
+      await before.link?.release();
+    }
+  }
+}
+
+function find(directory: SnapshotDirectory, id: string): SnapshotEntry {
+  const entry = directory.entries.find((one) => String(one.uid) === id);
+  if (entry === undefined) {
+    throw new CowlabError('ERR_SNAPSHOT_NOT_FOUND', `no snapshot has the id ${id}`, { value: id });
+  }
+  return entry;
+}
+
+function assertSameShape(link: SparseExtent, child: SparseExtent): void {
+  const [below, above] = [link.header, child.header];
+  if (below.grainBytes !== above.grainBytes) {
+    throw unsupported(child.file, 'header.grainSize', `differs from that of ${link.file}`, {
+      value: above.grainBytes,
+    });
+  }
+  if (below.size !== above.size) {
+    throw unsupported(child.file, 'header.capacity', `differs from that of ${link.file}`, {
+      value: above.size,
+    });
+  }
+}

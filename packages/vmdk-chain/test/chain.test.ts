@@ -1,0 +1,177 @@
+// What is special about chains: their length, their files, and what other programs have put there.
+
+import { CountingFolder, createDisk, type Disk, MemoryFolder, openDisk, totalCounts } from '@cowlab/core';
+import { vmdk } from '@cowlab/vmdk-chain';
+import { beforeAll, describe, expect, it } from 'vitest';
+
+const SIZE = 1024 * 1024;
+const GRAIN = 4096;
+
+const open = (folder: MemoryFolder | CountingFolder, file = 'disk.vmdk'): Promise<Disk> =>
+  openDisk({ folder, file }, { drivers: [vmdk], format: 'vmdk' });
+
+async function newDisk(folder: MemoryFolder | CountingFolder): Promise<Disk> {
+  const options = { grain_size: GRAIN };
+  await createDisk({ folder, file: 'disk.vmdk' }, { driver: vmdk, size: SIZE, options });
+  return open(folder);
+}
+
+async function textOf(folder: MemoryFolder, file: string, from = 0, length?: number): Promise<string> {
+  const storage = await folder.open(file, { readOnly: true });
+  const bytes = Buffer.alloc(length ?? storage.size());
+  await storage.read(from, bytes);
+  await storage.close();
+  return bytes.toString('latin1').replace(/\0+$/, '');
+}
+
+describe('a chain of a thousand links', () => {
+  const folder = new MemoryFolder();
+  const mark = (i: number): Buffer => Buffer.alloc(16, (i % 250) + 1);
+
+  beforeAll(async () => {
+    const disk = await newDisk(folder);
+    await disk.write(0, mark(0));
+    for (let i = 1; i <= 1000; i++) {
+      await disk.snapshots.create(`s${i}`);
+      if (i % 100 === 0) await disk.write(i * 16, mark(i));
+    }
+    await disk.close();
+  });
+
+  it('opens, reads to its bottom, and answers for all of its memory', async () => {
+    const disk = await open(folder);
+    const target = Buffer.alloc(16);
+    await disk.read(0, target);
+    expect(target.equals(mark(0))).toBe(true);
+    await disk.read(300 * 16, target);
+    expect(target.equals(mark(300))).toBe(true);
+    expect(disk.stats()).toMatchObject({ links: 1000 });
+    expect(disk.stats().residentMetadataBytes).toBeGreaterThan(1000 * 4);
+    expect(await disk.snapshots.list()).toHaveLength(1000);
+    for await (const { length } of disk.extents()) expect(length).toBeGreaterThan(0);
+    await disk.close();
+  });
+
+  it('lets a snapshot in its middle be opened, deleted and applied', async () => {
+    const disk = await open(folder);
+    const target = Buffer.alloc(16);
+    const middle = await disk.snapshots.open('s600');
+    await middle.read(500 * 16, target);
+    expect(target.equals(mark(500))).toBe(true);
+    await disk.snapshots.delete('s500');
+    await middle.read(500 * 16, target);
+    expect(target.equals(mark(500))).toBe(true);
+    await middle.read(400 * 16, target);
+    expect(target.equals(mark(400))).toBe(true);
+    await disk.snapshots.apply('s400');
+    await middle.read(300 * 16, target);
+    expect(target.equals(mark(300))).toBe(true);
+    await disk.read(500 * 16, target);
+    expect(target.equals(Buffer.alloc(16))).toBe(true);
+    await disk.snapshots.apply('s1000');
+    await disk.read(900 * 16, target);
+    expect(target.equals(mark(900))).toBe(true);
+    expect((await disk.check()).findings).toEqual([]);
+    await disk.close();
+  });
+
+  it('with a link missing names the file above it', async () => {
+    await folder.rename('disk-000123.vmdk', 'elsewhere.vmdk');
+    await expect(open(folder)).rejects.toMatchObject({
+      code: 'ERR_BACKING_MISSING',
+      data: { file: 'disk-000124.vmdk', field: 'descriptor.parentFileNameHint', value: 'disk-000123.vmdk' },
+    });
+    await folder.rename('elsewhere.vmdk', 'disk-000123.vmdk');
+    await (await open(folder)).close();
+  });
+});
+
+describe('deleting', () => {
+  it('copies only what the child lacks, and reports how far it is', async () => {
+    const folder = new CountingFolder(new MemoryFolder());
+    const disk = await newDisk(folder);
+    await disk.write(0, Buffer.alloc(100 * GRAIN, 1));
+    await disk.snapshots.create('a');
+    await disk.write(0, Buffer.alloc(90 * GRAIN, 2));
+    await disk.flush();
+    folder.reset();
+    const seen: number[] = [];
+    await disk.snapshots.delete('a', { onProgress: ({ done, total }) => seen.push(done / total) });
+    const { data } = folder.counts.purposes;
+    expect([data.readBytes, data.writtenBytes]).toEqual([10 * GRAIN, 10 * GRAIN]);
+    expect(seen.at(-1)).toBe(1);
+    expect(disk.stats()).toMatchObject({ links: 0 });
+    await disk.close();
+  });
+
+  it('stops when it is told to, and can be done again', async () => {
+    const folder = new MemoryFolder();
+    const disk = await newDisk(folder);
+    await disk.write(0, Buffer.alloc(SIZE, 1));
+    await disk.snapshots.create('a');
+    const stop = new AbortController();
+    const options = { signal: stop.signal, onProgress: () => stop.abort() };
+    await expect(disk.snapshots.delete('a', options)).rejects.toMatchObject({ code: 'ERR_ABORTED' });
+    expect(await disk.snapshots.list()).toHaveLength(1);
+    await disk.snapshots.delete('a');
+    expect((await disk.check()).findings).toEqual([]);
+    await disk.close();
+    expect(await folder.list()).toEqual(['disk.vmdk', 'disk.vmsd']);
+  });
+});
+
+describe('the descriptor', () => {
+  it('keeps what it does not know, and changes inside its first sector', async () => {
+    const folder = new MemoryFolder();
+    await (await newDisk(folder)).close();
+    const storage = await folder.open('disk.vmdk', { readOnly: false });
+    const own = (await textOf(folder, 'disk.vmdk', 512, 10_240)).trimEnd();
+    const comment = `# ${'kept '.repeat(60)}`;
+    const edited = `${own}\nddb.uuid = "a=b # c"\n${comment}\nunknown=plain\n`;
+    await storage.write(512, Buffer.from(edited, 'latin1'));
+    await storage.close();
+    const disk = await open(folder);
+    await disk.write(0, Buffer.alloc(10, 1));
+    const laidOut = await textOf(folder, 'disk.vmdk', 1024, 9728);
+    await disk.snapshots.create('a');
+    await disk.close();
+    const frozen = await textOf(folder, 'disk-000001.vmdk', 512, 10_240);
+    expect(frozen).toContain('ddb.uuid = "a=b # c"\n');
+    expect(frozen).toContain(`${comment}\nunknown=plain\n`);
+    expect(frozen).toContain('SPARSE "disk-000001.vmdk"\n');
+    expect(await textOf(folder, 'disk-000001.vmdk', 1024, 9728)).toBe(laidOut);
+  });
+
+  it('gets a new CID with the first write after an open, and only then', async () => {
+    const folder = new MemoryFolder();
+    await (await newDisk(folder)).close();
+    const cid = async (): Promise<string | undefined> =>
+      /\nCID=(\w+)\n/.exec(await textOf(folder, 'disk.vmdk', 512, 512))?.[1];
+    const first = await cid();
+    await (await open(folder)).close();
+    expect(await cid()).toBe(first);
+    const disk = await open(folder);
+    await disk.write(0, Buffer.alloc(1));
+    const second = await cid();
+    expect(second).not.toBe(first);
+    await disk.write(100_000, Buffer.alloc(1));
+    await disk.writeZeroes(0, SIZE);
+    await disk.close();
+    expect(await cid()).toBe(second);
+  });
+});
+
+describe('without snapshots', () => {
+  it('an overwrite is one storage call, and a flush one more', async () => {
+    const folder = new CountingFolder(new MemoryFolder());
+    const disk = await newDisk(folder);
+    await disk.write(0, Buffer.alloc(SIZE, 1));
+    await disk.flush();
+    folder.reset();
+    for (let at = 0; at < SIZE; at += GRAIN) expect(disk.write(at, Buffer.alloc(GRAIN))).toBeUndefined();
+    expect(disk.flush()).toBeUndefined();
+    expect(totalCounts(folder.counts)).toMatchObject({ reads: 0, writes: SIZE / GRAIN });
+    expect(folder.counts.flushes).toBe(1);
+    await disk.close();
+  });
+});
