@@ -1,0 +1,1 @@
+export { fvd } from './driver.ts';

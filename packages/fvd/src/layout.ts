@@ -1,0 +1,156 @@
+import { corrupt, readU64LE, unsupported, viewOf, writeU64LE } from '@cowlab/core';
+import { LOG_ALIGN, type Region, SECTOR_BYTES, seal, sealed } from './structure.ts';
+
+export * from './layout-catalog.ts';
+export * from './layout-journal.ts';
+export * from './layout-table.ts';
+export * from './structure.ts';
+
+/*
+ * On-disk structures of FVD version 2, all little-endian: encode, decode, validate; no I/O. FORMAT.md is the
+ * specification. Every structure starts with a magic number and carries a CRC-32C that is computed with its
+ * own field taken as zero.
+ *
+ *   chunk 0      superblock slot 0 | slot 1 | log …
+ *   chunk 1 …    journal
+ *   any other    data chunk | packed data chunk | log chunk (pages and roots) | catalog
+ *
+ *   superblock ─→ root of the front ─→ pages          superblock ─→ catalog: directory + refcounts
+ *                                                     directory entry ─→ root of a snapshot ─→ pages
+ */
+
+export const MAGIC = 0x5143f5a9;
+export const VERSION = 2;
+export const SLOT_BYTES = 4096;
+export const LOG_START: number = 2 * SLOT_BYTES;
+export const MAX_SNAPSHOTS = 65_535;
+
+export interface Superblock {
+  readonly generation: number;
+  readonly chunkBytes: number;
+  readonly blockBytes: number;
+  /** Guest bytes. */
+  readonly size: number;
+  readonly journal: Region;
+  /** Root of the front's table; none while nothing is mapped. */
+  readonly root: Region;
+  /** Directory and refcounts; none while there never was a snapshot. */
+  readonly catalog: Region;
+  /** Where the next page or root goes. */
+  readonly logOffset: number;
+  /** Where the next packed block goes, as a host block; 0 when no packed chunk is open. */
+  readonly packNext: number;
+  /** The last host block of a static chunk that may be the front's begins here; 0 when there is none. */
+  readonly tailFrom: number;
+  /** Host chunks up to the last one ever used. */
+  readonly hostChunks: number;
+  readonly base: string;
+  readonly baseFormat: string;
+}
+
+const MAX_TEXT_BYTES = 1024;
+const TEXT_AT = 256;
+
+export function encodeSuperblock(block: Superblock): Uint8Array {
+  const bytes = new Uint8Array(SLOT_BYTES);
+  const view = viewOf(bytes);
+  view.setUint32(0, MAGIC, true);
+  view.setUint32(4, VERSION, true);
+  // 8: CRC; 12: incompatible features; 16: compatible features
+  writeU64LE(view, 24, block.generation);
+  view.setUint32(32, block.chunkBytes, true);
+  view.setUint32(36, block.blockBytes, true);
+  writeU64LE(view, 40, block.size);
+  writeU64LE(view, 48, block.journal.offset);
+  writeU64LE(view, 56, block.journal.bytes);
+  writeU64LE(view, 64, block.root.offset);
+  writeU64LE(view, 72, block.root.bytes);
+  writeU64LE(view, 80, block.catalog.offset);
+  writeU64LE(view, 88, block.catalog.bytes);
+  writeU64LE(view, 96, block.logOffset);
+  writeU64LE(view, 104, block.packNext);
+  writeU64LE(view, 112, block.tailFrom);
+  writeU64LE(view, 120, block.hostChunks);
+  const base = new TextEncoder().encode(block.base);
+  const format = new TextEncoder().encode(block.baseFormat);
+  view.setUint16(128, base.length, true);
+  view.setUint16(130, format.length, true);
+  bytes.set(base, TEXT_AT);
+  bytes.set(format, TEXT_AT + MAX_TEXT_BYTES);
+  return seal(bytes, 8);
+}
+
+/** The slot's contents, or undefined when it is torn, empty or not FVD. Throws for what is valid but unknown. */
+export function decodeSuperblock(bytes: Uint8Array, file: string): Superblock | undefined {
+  const view = viewOf(bytes);
+  if (view.getUint32(0, true) !== MAGIC || view.getUint32(4, true) !== VERSION || !sealed(bytes, 8))
+    return undefined;
+  const field = (at: number): number => readU64LE(view, at);
+  const text = (at: number, length: number): string => {
+    if (length > MAX_TEXT_BYTES) throw corrupt(file, 'superblock.base', `is ${length} bytes long`);
+    return new TextDecoder().decode(bytes.subarray(at, at + length));
+  };
+  try {
+    const block: Superblock = {
+      generation: field(24),
+      chunkBytes: view.getUint32(32, true),
+      blockBytes: view.getUint32(36, true),
+      size: field(40),
+      journal: { offset: field(48), bytes: field(56) },
+      root: { offset: field(64), bytes: field(72) },
+      catalog: { offset: field(80), bytes: field(88) },
+      logOffset: field(96),
+      packNext: field(104),
+      tailFrom: field(112),
+      hostChunks: field(120),
+      base: text(TEXT_AT, view.getUint16(128, true)),
+      baseFormat: text(TEXT_AT + MAX_TEXT_BYTES, view.getUint16(130, true)),
+    };
+    assertSuperblock(block, view.getUint32(12, true), file);
+    return block;
+  } catch (error) {
+    if (error instanceof RangeError) throw corrupt(file, 'superblock', error.message);
+    throw error;
+  }
+}
+
+export const CHUNK_BYTES_RANGE: readonly [number, number] = [65_536, 4_194_304];
+export const BLOCK_BYTES_RANGE: readonly [number, number] = [512, 65_536];
+
+export function isGeometry(chunkBytes: number, blockBytes: number): boolean {
+  const power = (value: number): boolean => value > 0 && (value & (value - 1)) === 0;
+  const within = (value: number, [low, high]: readonly [number, number]): boolean =>
+    value >= low && value <= high;
+  const perChunk = chunkBytes / blockBytes;
+  return (
+    power(chunkBytes) &&
+    power(blockBytes) &&
+    within(chunkBytes, CHUNK_BYTES_RANGE) &&
+    within(blockBytes, BLOCK_BYTES_RANGE) &&
+    perChunk >= 8 &&
+    perChunk <= 4096
+  );
+}
+
+function assertSuperblock(block: Superblock, incompatible: number, file: string): void {
+  const wrong = (field: string, value: number): never => {
+    throw corrupt(file, `superblock.${field}`, `${value} is out of range`, { value });
+  };
+  if (incompatible !== 0) {
+    throw unsupported(file, 'superblock.incompatibleFeatures', `unknown bits 0x${incompatible.toString(16)}`);
+  }
+  if (!isGeometry(block.chunkBytes, block.blockBytes)) wrong('chunkBytes', block.chunkBytes);
+  const { chunkBytes } = block;
+  if (block.size <= 0 || block.size % SECTOR_BYTES !== 0) wrong('size', block.size);
+  if (block.size / chunkBytes > 2 ** 31 - 2) wrong('size', block.size);
+  if (block.hostChunks >= 2 ** 31) wrong('hostChunks', block.hostChunks);
+  const end = block.hostChunks * chunkBytes;
+  for (const name of ['journal', 'root', 'catalog'] as const) {
+    const { offset, bytes } = block[name];
+    if (offset + bytes > end || (bytes > 0 && offset < LOG_START)) wrong(`${name}.offset`, offset);
+  }
+  if (block.journal.bytes < SECTOR_BYTES || block.journal.bytes % SECTOR_BYTES !== 0) {
+    wrong('journal.bytes', block.journal.bytes);
+  }
+  if (block.logOffset > end || block.logOffset % LOG_ALIGN !== 0) wrong('logOffset', block.logOffset);
+}

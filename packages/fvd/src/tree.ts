@@ -1,0 +1,116 @@
+import { corrupt, type Storage } from '@cowlab/core';
+import {
+  type ChunkEntry,
+  decodePage,
+  decodeRoot,
+  ENTRY_ABSENT,
+  encodePage,
+  type Geometry,
+  newPointers,
+  PAGE_CHUNKS,
+  type PagePointers,
+  type Region,
+} from './layout.ts';
+import { ChunkTable } from './table.ts';
+
+/*
+ * A state on disk is a root and the pages it points to. Pages are immutable and shared: a new state writes the
+ * pages that changed and a new root. So a snapshot costs what changed since the one before, and each can be read
+ * alone, whatever happened to the others.
+ */
+
+/** One state: table, and where it lies. */
+export interface State {
+  readonly table: ChunkTable;
+  readonly size: number;
+  readonly root: Region;
+  readonly pages: PagePointers;
+}
+
+/** Pages lie close together; one read takes in up to this many bytes of them. */
+const READ_BYTES = 1024 * 1024;
+/** Reading through a gap this long is cheaper than another call. */
+const GAP_BYTES = 64 * 1024;
+
+export function pageCount(chunks: number): number {
+  return Math.ceil(chunks / PAGE_CHUNKS);
+}
+
+export function emptyState(geometry: Geometry, size: number): State {
+  const chunks = Math.ceil(size / geometry.chunkBytes);
+  return {
+    table: new ChunkTable(geometry, chunks),
+    size,
+    root: { offset: 0, bytes: 0 },
+    pages: newPointers(pageCount(chunks)),
+  };
+}
+
+/** Reads a state. Memory is bounded by the file: the root must lie in it and name every page. */
+export async function readState(
+  storage: Storage,
+  root: Region,
+  size: number,
+  geometry: Geometry,
+  hostChunks: number,
+): Promise<State> {
+  if (root.bytes === 0) return emptyState(geometry, size);
+  if (root.offset + root.bytes > storage.size()) {
+    throw corrupt(storage.name, 'root.offset', `${root.offset} is past the end of the file`, {
+      offset: root.offset,
+    });
+  }
+  const bytes = new Uint8Array(root.bytes);
+  await storage.read(root.offset, bytes, 'mapping');
+  const { size: recorded, pages } = decodeRoot(bytes, geometry, hostChunks, storage.name);
+  if (recorded !== size) throw corrupt(storage.name, 'root.size', `${recorded} is not the state's ${size}`);
+  const chunks = Math.ceil(size / geometry.chunkBytes);
+  const table = new ChunkTable(geometry, chunks);
+  await eachPage(storage, pages, (page, content) => {
+    decodePage(content, page, geometry, hostChunks, storage.name, (slot, entry) => {
+      const chunk = page * PAGE_CHUNKS + slot;
+      if (chunk >= chunks)
+        throw corrupt(storage.name, `page[${page}]`, `chunk ${chunk} is past the end of the disk`);
+      table.load(chunk, entry);
+    });
+  });
+  return { table, size, root, pages };
+}
+
+/** Reads every page, in the order they lie on disk, in large pieces. */
+async function eachPage(
+  storage: Storage,
+  pages: PagePointers,
+  visit: (page: number, content: Uint8Array) => void,
+): Promise<void> {
+  const present = [...pages.bytes.keys()].filter((page) => pages.bytes[page]! > 0);
+  present.sort((a, b) => pages.offsets[a]! - pages.offsets[b]!);
+  for (let first = 0; first < present.length; ) {
+    const start = pages.offsets[present[first]!]!;
+    let end = start;
+    let next = first;
+    while (next < present.length) {
+      const page = present[next]!;
+      const pageEnd = pages.offsets[page]! + pages.bytes[page]!;
+      if (pages.offsets[page]! > end + GAP_BYTES || (next > first && pageEnd - start > READ_BYTES)) break;
+      end = Math.max(end, pageEnd);
+      next++;
+    }
+    const piece = new Uint8Array(end - start);
+    await storage.read(start, piece, 'mapping');
+    for (; first < next; first++) {
+      const page = present[first]!;
+      const at = pages.offsets[page]! - start;
+      visit(page, piece.subarray(at, at + pages.bytes[page]!));
+    }
+  }
+}
+
+/** One page of a table as it will lie on disk; undefined when all of it is absent. */
+export function pageOf(table: ChunkTable, page: number): Uint8Array | undefined {
+  const first = page * PAGE_CHUNKS;
+  const entries: ChunkEntry[] = [];
+  for (let chunk = first; chunk < Math.min(first + PAGE_CHUNKS, table.chunks); chunk++)
+    entries.push(table.get(chunk));
+  return entries.every((entry) => entry === ENTRY_ABSENT) ? undefined : encodePage(page, entries);
+}
