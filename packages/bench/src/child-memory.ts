@@ -1,0 +1,16 @@
+import { openSession } from './lab.ts';
+import { chooseSubjects, yardstick } from './formats.ts';
+
+/*
+ * A program: opens the image of one cell, reads once, and prints how many bytes of memory its process holds.
+ * Arguments: the format's name and the cell's folder. Needs --expose-gc, so that garbage is not counted.
+ */
+
+const [format = '', folder = ''] = process.argv.slice(2);
+const [subject = yardstick] = format === yardstick.name ? [] : chooseSubjects([format]);
+const { disk } = await openSession(subject, folder);
+await disk.read(Math.floor(disk.size / 8192) * 4096, new Uint8Array(4096));
+globalThis.gc?.();
+globalThis.gc?.();
+process.stdout.write(`${process.memoryUsage.rss()}\n`);
+await disk.close();

@@ -1,0 +1,174 @@
+import fs from 'node:fs';
+import os from 'node:os';
+import path from 'node:path';
+import { CountingFolder, createDisk, type Disk, FileFolder, openDisk, type OptionValues } from '@cowlab/core';
+import { drivers, type Subject } from './formats.ts';
+import { breathe, toCalls } from './measure.ts';
+import type { Profile } from './profiles.ts';
+import type { Calls } from './schema.ts';
+import { patternBytes } from './workload.ts';
+
+/*
+ * Where the images are. A *cell* is one format at one snapshot count: a folder of its own with one image in it,
+ * fully mapped, with N snapshots. A format's image is filled once and its files copied for every other N, so all
+ * cells of a format start from the same bytes; nothing is written between the snapshots but what the deleted
+ * ones in the middle hold. Everything lies in one temporary folder that goes away with the lab.
+ */
+
+export const IMAGE_FILE = 'disk.img';
+
+export interface Cell {
+  readonly subject: Subject;
+  /** N. */
+  readonly snapshots: number;
+  readonly folder: string;
+  /** Names of snapshots in the middle that hold bytes of their own, to be deleted. */
+  readonly held: readonly string[];
+}
+
+/** An opened image whose storage calls are counted. */
+export interface Session {
+  readonly disk: Disk;
+  readonly folder: CountingFolder;
+  /** What opening it cost. */
+  readonly opening: Calls;
+}
+
+/** A cell while its image is open. */
+export interface OpenCell {
+  readonly cell: Cell;
+  readonly session: Session;
+}
+
+const FILL_BYTES = 1024 * 1024;
+
+/** Called with how much of the present step is done, 0 … 1. */
+export type Tick = (done: number) => void;
+
+/** Opens for writing, as a running machine would. */
+export async function openSession(
+  subject: Subject,
+  directory: string,
+  options: OptionValues = {},
+): Promise<Session> {
+  const folder = new CountingFolder(new FileFolder(directory));
+  const disk = await openDisk({ folder, file: IMAGE_FILE }, { drivers, format: subject.name, options });
+  return { disk, folder, opening: toCalls(folder.reset()) };
+}
+
+export async function createImage(
+  subject: Subject,
+  directory: string,
+  size: number,
+  options: OptionValues = {},
+): Promise<void> {
+  await fs.promises.mkdir(directory, { recursive: true });
+  await createDisk(
+    { folder: new FileFolder(directory), file: IMAGE_FILE },
+    { driver: subject.driver, size, options },
+  );
+}
+
+/** Writes every byte of a range. */
+export async function fill(disk: Disk, offset: number, length: number, tick: Tick): Promise<void> {
+  const pattern = patternBytes(offset + 1, FILL_BYTES);
+  for (let done = 0; done < length; done += FILL_BYTES) {
+    await disk.write(offset + done, pattern.subarray(0, Math.min(FILL_BYTES, length - done)));
+    tick(done / length);
+    if (done % (64 * FILL_BYTES) === 0) await breathe();
+  }
+  await disk.flush();
+}
+
+export class Lab {
+  readonly root: string;
+  readonly #remove: () => void;
+
+  constructor() {
+    this.root = fs.mkdtempSync(path.join(os.tmpdir(), 'cowlab-bench-'));
+    // Also when the process is told to stop in the middle: gigabytes are not left behind.
+    this.#remove = () => fs.rmSync(this.root, { recursive: true, force: true });
+    process.once('exit', this.#remove);
+  }
+
+  path(name: string): string {
+    return path.join(this.root, name);
+  }
+
+  discard(directory: string): Promise<void> {
+    return fs.promises.rm(directory, { recursive: true, force: true });
+  }
+
+  /** Bytes that the file system still has for the images. */
+  freeBytes(): number {
+    const status = fs.statfsSync(this.root);
+    return status.bavail * status.bsize;
+  }
+
+  close(): void {
+    process.off('exit', this.#remove);
+    this.#remove();
+  }
+
+  /** The cells of one format, each with its own copy of the filled image and its snapshots. */
+  async prepare(subject: Subject, profile: Profile, tick: Tick): Promise<Cell[]> {
+    const counts = subject.driver.capabilities.snapshots === 'none' ? [0] : profile.snapshotCounts;
+    const filled = this.path(`${subject.name}-0`);
+    await createImage(subject, filled, profile.imageBytes);
+    const { disk } = await openSession(subject, filled);
+    await fill(disk, 0, profile.imageBytes, (done) => tick(done / 2));
+    await disk.close();
+    const cells: Cell[] = [];
+    for (const [index, snapshots] of counts.entries()) {
+      const folder = this.path(`${subject.name}-${snapshots}`);
+      if (snapshots > 0) await copyFolder(filled, folder);
+      const step: Tick = (done) => tick(0.5 + (index + done) / counts.length / 2);
+      cells.push({
+        subject,
+        snapshots,
+        folder,
+        held: await takeSnapshots(subject, folder, snapshots, profile, step),
+      });
+    }
+    return cells;
+  }
+}
+
+async function copyFolder(from: string, to: string): Promise<void> {
+  await fs.promises.mkdir(to);
+  for (const name of await fs.promises.readdir(from)) {
+    await fs.promises.copyFile(path.join(from, name), path.join(to, name), fs.constants.COPYFILE_FICLONE);
+  }
+}
+
+/** Takes N snapshots; before some in the middle, writes what only they will hold. Returns the names of those. */
+async function takeSnapshots(
+  subject: Subject,
+  directory: string,
+  count: number,
+  profile: Profile,
+  tick: Tick,
+): Promise<string[]> {
+  if (count === 0) return [];
+  const { disk } = await openSession(subject, directory);
+  const first = Math.floor((count - profile.snapshotIterations) / 2);
+  const held: string[] = [];
+  for (let index = 0; index < count; index++) {
+    const name = `s${index}`;
+    if (index > 0 && index >= first && index < first + profile.snapshotIterations) {
+      await fill(disk, heldOffset(held.length, disk.size, profile), profile.heldBytes, () => undefined);
+      held.push(name);
+    }
+    await disk.snapshots.create(name);
+    tick(index / count);
+    if (index % 16 === 0) await breathe();
+  }
+  await disk.close();
+  return count === 1 ? ['s0'] : held;
+}
+
+/** Where the bytes go that the n-th deleted snapshot holds: places of their own as long as the disk has some. */
+export function heldOffset(index: number, diskBytes: number, profile: Profile): number {
+  const places = Math.max(1, Math.floor(diskBytes / profile.heldBytes));
+  return (index % places) * profile.heldBytes;
+}

@@ -1,0 +1,102 @@
+/*
+ * The sizes of a benchmark run. Everything that makes a run longer or shorter is here; a scenario has no
+ * numbers of its own. Times are budgets for one format at one snapshot count: who is slower does fewer
+ * operations, and the result says how many.
+ */
+
+export type ProfileName = 'quick' | 'standard';
+
+export interface Profile {
+  readonly name: string;
+  /** Guest bytes of the images that everything but `large` is measured on; fully mapped. */
+  readonly imageBytes: number;
+  /** The values of N, ascending; the first is 0. */
+  readonly snapshotCounts: readonly number[];
+  /** Guest bytes of one random request. */
+  readonly requestBytes: number;
+  /** Overwrites between two flushes; also the operations of one round. */
+  readonly flushEvery: number;
+  /** Rounds of an overwrite pass: every cell does one batch in each. */
+  readonly overwriteRounds: number;
+  readonly readRounds: number;
+  /** Reads of one cell in one round. */
+  readonly readBatch: number;
+  /** Milliseconds that one cell may spend in one timed scenario. */
+  readonly cellBudgetMs: number;
+  readonly openRounds: number;
+  /** Fresh processes per cell. */
+  readonly memoryRuns: number;
+  /** Snapshots that are created, and deleted, under the stopwatch for each cell. */
+  readonly snapshotIterations: number;
+  /** Guest bytes that each snapshot holds which is deleted from the middle. */
+  readonly heldBytes: number;
+  /** Milliseconds for the timed creates of one cell, and for its deletes; the iteration under way is finished. */
+  readonly snapshotBudgetMs: number;
+  /** Guest bytes of the image that the long history happens to; fully mapped. */
+  readonly historyImageBytes: number;
+  /** Snapshots of the long history, and random writes before each. */
+  readonly historyRounds: number;
+  readonly historyWrites: number;
+  readonly historyBudgetMs: number;
+  readonly large: LargeProfile;
+}
+
+export interface LargeProfile {
+  /** Guest bytes; every unit is mapped, the data are holes. */
+  readonly imageBytes: number;
+  /** Snapshots it has before the stopwatch starts; at least `minSnapshots`, then as the budget allows. */
+  readonly snapshots: number;
+  readonly minSnapshots: number;
+  readonly buildBudgetMs: number;
+  readonly iterations: number;
+}
+
+const KIB = 1024;
+const MIB = 1024 * KIB;
+const GIB = 1024 * MIB;
+const TIB = 1024 * GIB;
+
+export const profiles: Readonly<Record<ProfileName, Profile>> = {
+  quick: {
+    name: 'quick',
+    imageBytes: 64 * MIB,
+    snapshotCounts: [0, 1, 1000],
+    requestBytes: 4 * KIB,
+    flushEvery: 64,
+    overwriteRounds: 8,
+    readRounds: 12,
+    readBatch: 128,
+    cellBudgetMs: 400,
+    openRounds: 3,
+    memoryRuns: 1,
+    snapshotIterations: 3,
+    heldBytes: 4 * MIB,
+    snapshotBudgetMs: 1000,
+    historyImageBytes: 32 * MIB,
+    historyRounds: 100,
+    historyWrites: 4,
+    historyBudgetMs: 1500,
+    large: { imageBytes: TIB, snapshots: 100, minSnapshots: 100, buildBudgetMs: 0, iterations: 5 },
+  },
+  standard: {
+    name: 'standard',
+    imageBytes: GIB,
+    snapshotCounts: [0, 1, 1000],
+    requestBytes: 4 * KIB,
+    flushEvery: 64,
+    overwriteRounds: 24,
+    readRounds: 30,
+    readBatch: 256,
+    cellBudgetMs: 3000,
+    openRounds: 5,
+    memoryRuns: 3,
+    snapshotIterations: 5,
+    heldBytes: 32 * MIB,
+    snapshotBudgetMs: 5000,
+    historyImageBytes: 128 * MIB,
+    historyRounds: 1000,
+    historyWrites: 4,
+    historyBudgetMs: 10_000,
+    large: { imageBytes: TIB, snapshots: 1000, minSnapshots: 100, buildBudgetMs: 20_000, iterations: 7 },
+  },
+};

@@ -1,0 +1,162 @@
+import { median } from './measure.ts';
+import { goalTitles } from './rules.ts';
+import type { GoalName, OverwriteRow, RequestRow, Results } from './schema.ts';
+import { number, size } from './wording.ts';
+
+/*
+ * The results for a terminal: what was measured, a line for each format and a column for each N; what no column
+ * fits; then goal by goal the verdict beside the claim of 2011. Plain text with aligned columns; bold headings where
+ * the stream is a terminal and NO_COLOR is not set.
+ */
+
+const COLUMN = 12;
+const LABEL = 40;
+
+/** One metric: its number for a format at a snapshot count, undefined where there is none. */
+interface Metric {
+  readonly title: string;
+  readonly value: (format: string, snapshots: number) => string | undefined;
+}
+
+export function report(results: Results, stream: { readonly isTTY?: boolean } = {}): string {
+  const bold =
+    stream.isTTY === true && process.env.NO_COLOR === undefined
+      ? (text: string): string => `\x1b[1m${text}\x1b[22m`
+      : (text: string): string => text;
+  return [
+    ...heading(results, bold),
+    '',
+    ...measurements(results, bold),
+    '',
+    ...others(results, bold),
+    '',
+    ...goals(results, bold),
+    '',
+  ].join('\n');
+}
+
+type Style = (text: string) => string;
+
+function heading({ profile, seed, environment, durationSeconds }: Results, bold: Style): string[] {
+  const { node, cpu, cores, platform, kernel, fileSystem } = environment;
+  const image = size(Number(profile.imageBytes));
+  return [
+    bold(
+      `cowlab bench: profile ${String(profile.name)}, image ${image}, seed ${seed}, ${Math.round(durationSeconds)} s`,
+    ),
+    `Node ${node}, ${platform} ${kernel}, ${fileSystem}, ${cores} × ${cpu}`,
+  ];
+}
+
+function measurements(results: Results, bold: Style): string[] {
+  const counts = [...new Set(results.sessions.map(({ snapshots }) => snapshots))].toSorted((a, b) => a - b);
+  const head = counts.map((count) => `N=${count}`.padStart(COLUMN)).join('');
+  const lines = [bold(`${'N: existing snapshots'.padEnd(LABEL)}${head}`)];
+  for (const { title, value } of metrics(results)) {
+    let label = title;
+    for (const format of ['raw', ...results.formats]) {
+      const cells = counts.map((count) => value(format, count));
+      if (cells.every((cell) => cell === undefined)) continue;
+      const numbers = cells.map((cell) => (cell ?? '–').padStart(COLUMN)).join('');
+      lines.push(`${label.padEnd(LABEL - 8)}${format.padEnd(8)}${numbers}`);
+      label = '';
+    }
+  }
+  return lines;
+}
+
+function metrics(results: Results): Metric[] {
+  const { reads, overwrites, sessions, opens, processMemory, snapshotOperations, profile } = results;
+  const cell = <T extends { format: string; snapshots: number }>(rows: readonly T[]) => {
+    return (format: string, snapshots: number): T | undefined =>
+      rows.find((row) => row.format === format && row.snapshots === snapshots);
+  };
+  const of = <T extends { format: string; snapshots: number }>(
+    title: string,
+    rows: readonly T[],
+    show: (row: T) => string,
+  ): Metric => ({
+    title,
+    value: (format, snapshots) => {
+      const row = cell(rows)(format, snapshots);
+      return row && show(row);
+    },
+  });
+  const pass = (which: OverwriteRow['pass']): OverwriteRow[] =>
+    overwrites.filter((row) => row.pass === which);
+  const small = snapshotOperations.filter(({ imageBytes }) => imageBytes === profile.imageBytes);
+  const requests = (name: string, rows: readonly RequestRow[]): Metric[] => [
+    of(`${name}: µs each`, rows, ({ roundMicros }) => number(median(roundMicros))),
+    of(`${name}: storage calls each`, rows, (row) => number(row.calls.calls / row.operations)),
+    of(`${name}: KiB moved each`, rows, (row) => number(row.calls.bytes / row.operations / 1024)),
+  ];
+  return [
+    ...requests('read', reads),
+    ...requests('first overwrite', pass('first')),
+    ...requests('steady overwrite', pass('steady')),
+    of('refcount I/Os, open to close', sessions, ({ working }) => {
+      const { reads: read, writes, zeroes, discards } = working.purposes.refcount;
+      return String(read + writes + zeroes + discards);
+    }),
+    of('metadata in memory, KiB', sessions, (row) => number(row.residentMetadataBytes / 1024)),
+    of('process memory, MiB', processMemory, ({ rssBytes }) => number(median(rssBytes) / 2 ** 20)),
+    of('open and first read, ms', opens, ({ milliseconds }) => number(median(milliseconds))),
+    of(
+      'create a snapshot, ms',
+      small.filter(({ operation }) => operation === 'create'),
+      ({ medianMs }) => number(medianMs),
+    ),
+    of(
+      'delete a middle snapshot, ms',
+      small.filter(({ operation }) => operation === 'delete'),
+      ({ medianMs }) => number(medianMs),
+    ),
+  ];
+}
+
+function others(results: Results, bold: Style): string[] {
+  const lines = [bold('Beside the columns')];
+  for (const row of results.allocations) {
+    const each = `${number(row.calls.calls / row.operations)} calls, ${number(row.calls.bytes / row.operations / 1024)} KiB`;
+    const refcount = row.calls.purposes.refcount;
+    lines.push(
+      `  empty image, ${row.format} ${row.variant}: ${each}, ${number(median(row.roundMicros))} µs per write; ` +
+        `${refcount.reads + refcount.writes} refcount I/Os in ${row.operations} writes (${row.how})`,
+    );
+  }
+  for (const row of results.histories) {
+    const each = row.milliseconds / row.snapshots;
+    lines.push(
+      `  history, ${row.format}: ${row.snapshots} × (${row.writesPerSnapshot} writes, flush, snapshot): ` +
+        `${number(each)} ms, ${number(row.calls.bytes / row.snapshots / 1024)} KiB, ` +
+        `${number(row.calls.calls / row.snapshots)} calls each time`,
+    );
+  }
+  for (const row of results.largeImages) {
+    lines.push(
+      `  ${size(row.imageBytes)} mapped, ${row.format}, N=${row.snapshots}: ${size(row.storageBytes)} of metadata on disk, ` +
+        `opens in ${number(row.openMs)} ms`,
+    );
+  }
+  for (const { scenario, format, reason } of results.omissions) {
+    lines.push(`  left out: ${scenario}, ${format}: ${reason}`);
+  }
+  return lines;
+}
+
+function goals(results: Results, bold: Style): string[] {
+  const columns = (format: string, verdict: string, claim: string, agreement: string): string =>
+    `  ${format.padEnd(8)}${verdict.padEnd(COLUMN)}${claim.padEnd(COLUMN)}${agreement.padEnd(22)}`;
+  const lines = [bold(`${columns('format', 'verdict', 'mail 2011', 'the mail').trimEnd()} measured`)];
+  for (const goal of Object.keys(goalTitles) as GoalName[]) {
+    const rows = results.goals.filter((row) => row.goal === goal);
+    if (rows.length > 0) lines.push(bold(`${goal} ${goalTitles[goal]}`));
+    for (const { format, verdict, claim, agreement, measured } of rows) {
+      const said = agreement === 'agrees' ? 'confirmed' : `contradicted: ${agreement}`;
+      const [first = '', ...rest] = measured.split('; ');
+      lines.push(`${columns(format, verdict, claim, said)} ${first}`);
+      lines.push(...rest.map((part) => `${columns('', '', '', '')} ${part}`));
+    }
+  }
+  return lines;
+}

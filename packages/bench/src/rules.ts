@@ -1,0 +1,236 @@
+import { median, slowdown } from './measure.ts';
+import type {
+  AllocateRow,
+  Calls,
+  GoalName,
+  GoalRow,
+  OverwriteRow,
+  ProcessMemoryRow,
+  RequestRow,
+  Results,
+  SessionRow,
+  SnapshotRow,
+  Verdict,
+} from './schema.ts';
+import { duration, percent, size, times } from './wording.ts';
+
+/*
+ * From numbers to verdicts: every threshold of the benchmark, and the claims it tests. The words are those of
+ * C. Tang's mail to qemu-devel of 13 March 2011; the mail names no thresholds, these are ours:
+ *
+ *              ideal     good      ok       poor     very poor
+ *   G1         none      ≤ 0.1 %   ≤ 1 %    ≤ 50 %   more       storage calls or bytes spent on bookkeeping
+ *   G2, G3     ≤ 1.1×    ≤ 1.5×    ≤ 3×     ≤ 10×    more       of N = 0: the worst of calls, bytes, time
+ *   G4         ≤ 1.01×   ≤ 1.1×    ≤ 2×     ≤ 10×    more       of N = 0: metadata in memory
+ *   G5, G6     ≤ 0.1 s   ≤ 1 s     ≤ 3 s    ≤ 10 s   more       the slowest median of all images
+ *
+ * G1: the mail asks that no refcount table is cached or updated; who does either is "ok" at best. With the
+ *   bookkeeping switched off for comparison, the share is the difference; without, what is tagged `refcount`.
+ * G2, G3: three phases, and the worst one decides: reads, the first overwrite after the snapshot, steady overwrites.
+ *   A time counts as slower only by what a bootstrap interval is sure of (measure.ts).
+ * G4: processes are noisy. Growth of the resident set below 8 MiB is not counted; above, it has a scale of its own.
+ */
+
+/** From best to worst. */
+export const grades: readonly Verdict[] = ['ideal', 'good', 'ok', 'poor', 'very poor'];
+
+/** The largest values that are still ideal, good, ok, poor. */
+type Scale = readonly [ideal: number, good: number, ok: number, poor: number];
+
+export const scales: Readonly<Record<'bookkeeping' | 'speed' | 'memory' | 'growth' | 'seconds', Scale>> = {
+  bookkeeping: [0, 0.001, 0.01, 0.5],
+  speed: [1.1, 1.5, 3, 10],
+  memory: [1.01, 1.1, 2, 10],
+  /** Bytes by which a process grows. */
+  growth: [8 * 2 ** 20, 12 * 2 ** 20, 32 * 2 ** 20, 128 * 2 ** 20],
+  seconds: [0.1, 1, 3, 10],
+};
+
+export const claims: Readonly<Record<string, Readonly<Record<GoalName, Verdict>>>> = {
+  fvd: { G1: 'ideal', G2: 'ideal', G3: 'ideal', G4: 'ideal', G5: 'ideal', G6: 'ideal' },
+  qcow2: { G1: 'poor', G2: 'poor', G3: 'poor', G4: 'poor', G5: 'good', G6: 'good' },
+  vmdk: { G1: 'good', G2: 'ok', G3: 'very poor', G4: 'very poor', G5: 'good', G6: 'poor' },
+};
+
+export const goalTitles: Readonly<Record<GoalName, string>> = {
+  G1: 'no harm to an image without snapshots',
+  G2: 'one snapshot: as fast as none',
+  G3: 'many snapshots: as fast as none',
+  G4: 'many snapshots: no more memory',
+  G5: 'creating a snapshot is fast',
+  G6: 'deleting a snapshot is fast',
+};
+
+export function grade(value: number, scale: Scale): Verdict {
+  return grades[scale.findIndex((limit) => value <= limit)] ?? 'very poor';
+}
+
+function worse(one: Verdict, other: Verdict): Verdict {
+  return grades.indexOf(one) >= grades.indexOf(other) ? one : other;
+}
+
+/** What the rules need of the results. */
+export type Measurements = Pick<
+  Results,
+  'reads' | 'overwrites' | 'allocations' | 'sessions' | 'processMemory' | 'snapshotOperations'
+>;
+
+interface Judgement {
+  readonly value: number;
+  readonly measured: string;
+  readonly verdict: Verdict;
+}
+
+/** One row for each goal and format. A goal whose scenario was left out for a format has no row. */
+export function judge(results: Measurements, formats: readonly string[]): GoalRow[] {
+  const many = Math.max(0, ...results.sessions.map(({ snapshots }) => snapshots));
+  const judges: Record<GoalName, (format: string) => Judgement | undefined> = {
+    G1: (format) => judgeBookkeeping(results, format),
+    G2: (format) => judgeSpeed(results, format, 1),
+    G3: (format) => judgeSpeed(results, format, many),
+    G4: (format) => judgeMemory(results, format, many),
+    G5: (format) => judgeSeconds(results.snapshotOperations, format, 'create'),
+    G6: (format) => judgeSeconds(results.snapshotOperations, format, 'delete'),
+  };
+  const rows: GoalRow[] = [];
+  for (const goal of Object.keys(judges) as GoalName[]) {
+    for (const format of formats) {
+      const judgement = judges[goal](format);
+      const claim = claims[format]?.[goal];
+      if (judgement === undefined || claim === undefined) continue;
+      const steps = grades.indexOf(judgement.verdict) - grades.indexOf(claim);
+      const agreement = steps === 0 ? 'agrees' : steps < 0 ? 'better' : 'worse';
+      rows.push({ goal, format, ...judgement, claim, agreement });
+    }
+  }
+  return rows;
+}
+
+function ofCell<T extends { format: string; snapshots: number }>(
+  rows: readonly T[],
+  format: string,
+  snapshots: number,
+): T | undefined {
+  return rows.find((row) => row.format === format && row.snapshots === snapshots);
+}
+
+function perOperation(row: RequestRow, key: 'calls' | 'bytes'): number {
+  return row.calls[key] / Math.max(1, row.operations);
+}
+
+/** Calls and bytes that are tagged as refcounts, against everything else. */
+function taggedShare({ calls, bytes, purposes: { refcount } }: Calls): number {
+  const own = refcount.reads + refcount.writes + refcount.zeroes + refcount.discards;
+  const ownBytes = refcount.readBytes + refcount.writtenBytes;
+  return Math.max(own / Math.max(1, calls - own), ownBytes / Math.max(1, bytes - ownBytes));
+}
+
+function judgeBookkeeping(results: Measurements, format: string): Judgement | undefined {
+  const rows = results.allocations.filter((row) => row.format === format);
+  const asIs = rows.find(({ variant }) => variant === 'as is');
+  if (asIs === undefined) return undefined;
+  const without = rows.find(({ variant }) => variant === 'without bookkeeping');
+  const share = Math.max(taggedShare(asIs.calls), without === undefined ? 0 : excess(asIs, without));
+  const running = ofCell(results.sessions, format, 0)?.working.purposes.refcount;
+  const refcounts = asIs.calls.purposes.refcount;
+  const updates = refcounts.reads + refcounts.writes + (running?.reads ?? 0) + (running?.writes ?? 0);
+  const clean = updates === 0 && asIs.residentRefcountBytes === 0;
+  const verdict = worse(grade(share, scales.bookkeeping), clean ? 'ideal' : 'ok');
+  const yardstick = results.allocations.find((row) => row.format === 'raw');
+  const parts = [
+    `+${percent(share)} for bookkeeping`,
+    `${updates} refcount I/Os, ${size(asIs.residentRefcountBytes)} of refcounts in memory`,
+  ];
+  if (yardstick !== undefined) {
+    parts.push(`${times(perOperation(asIs, 'calls') / perOperation(yardstick, 'calls'))} raw's calls`);
+  }
+  return { value: share, measured: parts.join('; '), verdict };
+}
+
+/** By how much the driver does more than itself without bookkeeping: the larger of calls and bytes. */
+function excess(asIs: AllocateRow, without: AllocateRow): number {
+  const ratio = (key: 'calls' | 'bytes'): number => perOperation(asIs, key) / perOperation(without, key);
+  return Math.max(0, ratio('calls') - 1, ratio('bytes') - 1);
+}
+
+interface Phase {
+  readonly name: string;
+  readonly calls: number;
+  readonly bytes: number;
+  /** What is sure, and the median. */
+  readonly time: { readonly surely: number; readonly median: number };
+  readonly worst: number;
+}
+
+function phase(name: string, measured: RequestRow, baseline: RequestRow): Phase {
+  const calls = perOperation(measured, 'calls') / perOperation(baseline, 'calls');
+  const bytes = perOperation(measured, 'bytes') / perOperation(baseline, 'bytes');
+  const time = slowdown(measured.roundMicros, baseline.roundMicros);
+  return { name, calls, bytes, time, worst: Math.max(calls, bytes, time.surely) };
+}
+
+function judgeSpeed(results: Measurements, format: string, snapshots: number): Judgement | undefined {
+  const pass = (which: OverwriteRow['pass']): OverwriteRow[] =>
+    results.overwrites.filter((row) => row.pass === which);
+  const sets: [string, readonly RequestRow[]][] = [
+    ['reads', results.reads],
+    ['first pass', pass('first')],
+    ['steady', pass('steady')],
+  ];
+  const phases: Phase[] = [];
+  for (const [name, rows] of sets) {
+    const measured = ofCell(rows, format, snapshots);
+    const baseline = ofCell(rows, format, 0);
+    if (snapshots > 0 && measured !== undefined && baseline !== undefined) {
+      phases.push(phase(name, measured, baseline));
+    }
+  }
+  if (phases.length === 0) return undefined;
+  const value = Math.max(...phases.map(({ worst }) => worst));
+  const measured = phases
+    .map(
+      ({ name, calls, bytes, time }) =>
+        `${name} ${times(calls)} calls ${times(bytes)} bytes ${times(time.median)} time`,
+    )
+    .join('; ');
+  return { value, measured, verdict: grade(value, scales.speed) };
+}
+
+function judgeMemory(results: Measurements, format: string, many: number): Judgement | undefined {
+  const at = (snapshots: number): SessionRow | undefined => ofCell(results.sessions, format, snapshots);
+  const [before, after] = [at(0), at(many)];
+  if (many === 0 || before === undefined || after === undefined) return undefined;
+  const value = after.residentMetadataBytes / Math.max(1, before.residentMetadataBytes);
+  const growth = processGrowth(results.processMemory, format, many);
+  const verdict = grade(value, scales.memory);
+  const metadata = `metadata ${size(before.residentMetadataBytes)} → ${size(after.residentMetadataBytes)}`;
+  if (growth === undefined) return { value, measured: metadata, verdict };
+  return {
+    value,
+    measured: `${metadata}; process ${growth < 0 ? '−' : '+'}${size(Math.abs(growth))}`,
+    verdict: worse(verdict, grade(growth, scales.growth)),
+  };
+}
+
+function processGrowth(rows: readonly ProcessMemoryRow[], format: string, many: number): number | undefined {
+  const [before, after] = [ofCell(rows, format, 0), ofCell(rows, format, many)];
+  if (before === undefined || after === undefined) return undefined;
+  return median(after.rssBytes) - median(before.rssBytes);
+}
+
+function judgeSeconds(
+  rows: readonly SnapshotRow[],
+  format: string,
+  operation: SnapshotRow['operation'],
+): Judgement | undefined {
+  const own = rows.filter((row) => row.format === format && row.operation === operation);
+  if (own.length === 0) return undefined;
+  const slowest = own.reduce((worst, row) => (row.medianMs > worst.medianMs ? row : worst));
+  const value = slowest.medianMs / 1000;
+  const measured = own
+    .map(
+      ({ medianMs, snapshots, imageBytes }) => `${duration(medianMs)} (N=${snapshots}, ${size(imageBytes)})`,
+    )
+    .join('; ');
+  return { value, measured, verdict: grade(value, scales.seconds) };
+}

@@ -1,0 +1,177 @@
+import fs from 'node:fs/promises';
+import os from 'node:os';
+import path from 'node:path';
+import { performance } from 'node:perf_hooks';
+import { CowlabError } from '@cowlab/core';
+import { describeEnvironment } from './environment.ts';
+import { chooseSubjects, type Subject, yardstick } from './formats.ts';
+import { type Cell, Lab } from './lab.ts';
+import { type Profile, type ProfileName, profiles } from './profiles.ts';
+import { judge } from './rules.ts';
+import { measureAllocations } from './scenarios/allocate.ts';
+import { measureHistories } from './scenarios/history.ts';
+import { measureLarge } from './scenarios/large.ts';
+import { measureProcessMemory } from './scenarios/memory.ts';
+import { measureOpens } from './scenarios/open.ts';
+import { measureRunning } from './scenarios/running.ts';
+import { measureSnapshots } from './scenarios/snapshots.ts';
+import { RESULTS_VERSION, type Results } from './schema.ts';
+
+/*
+ * One run, from an empty temporary folder to results.json. Scenarios come in an order in which none spoils the
+ * next: what only opens images, then what reads and overwrites, then what makes and deletes snapshots, then what
+ * makes images of its own.
+ */
+
+export interface BenchProgress {
+  /** What is going on: `reads and overwrites`. */
+  readonly step: string;
+  /** How much of the run is done, 0 … 1, counted in steps of unequal length. */
+  readonly done: number;
+}
+
+export interface BenchOptions {
+  /** A name, or sizes of your own. */
+  readonly profile: ProfileName | Profile;
+  /** Formats beside raw; all without a choice. */
+  readonly formats?: readonly string[];
+  /** The folder that gets `results.json`; made when it is not there. Without it nothing is written. */
+  readonly out?: string;
+  /** Decides every offset and every byte; 1 by default. */
+  readonly seed?: number;
+  readonly onProgress?: (progress: BenchProgress) => void;
+}
+
+export const RESULTS_FILE = 'results.json';
+
+/** Steps after the preparation of the formats. */
+const SCENARIOS = 7;
+
+/**
+ * Measures the formats on G1–G6. Writes images into a temporary folder (10 GiB in the standard profile), which is
+ * gone when it returns or throws. Rejects with `ERR_UNKNOWN_FORMAT`, `ERR_INVALID_OPTION`, `ERR_NO_SPACE`.
+ */
+export async function runBench(options: BenchOptions): Promise<Results> {
+  const profile = typeof options.profile === 'string' ? namedProfile(options.profile) : options.profile;
+  const subjects = chooseSubjects(options.formats);
+  const seed = checkSeed(options.seed ?? 1);
+  const date = new Date();
+  const started = performance.now();
+  const lab = new Lab();
+  try {
+    assertRoom(lab, subjects, profile);
+    const environment = describeEnvironment(lab.root, date);
+    const measured = await measureAll(lab, subjects, profile, seed, options.onProgress);
+    const formats = subjects.map(({ name }) => name);
+    const results: Results = {
+      schema: 'cowlab-bench-results',
+      version: RESULTS_VERSION,
+      environment,
+      seed,
+      profile: { ...profile },
+      formats,
+      durationSeconds: (performance.now() - started) / 1000,
+      goals: judge(measured, formats),
+      ...measured,
+    };
+    if (options.out !== undefined) await writeResults(options.out, results);
+    return results;
+  } finally {
+    lab.close();
+  }
+}
+
+/** Makes a folder for results that nobody chose one for. */
+export function temporaryOut(): Promise<string> {
+  return fs.mkdtemp(path.join(os.tmpdir(), 'cowlab-results-'));
+}
+
+type Measured = Omit<
+  Results,
+  'schema' | 'version' | 'environment' | 'seed' | 'profile' | 'formats' | 'durationSeconds' | 'goals'
+>;
+
+async function measureAll(
+  lab: Lab,
+  subjects: readonly Subject[],
+  profile: Profile,
+  seed: number,
+  onProgress: BenchOptions['onProgress'],
+): Promise<Measured> {
+  const all = [yardstick, ...subjects];
+  const steps = all.length + SCENARIOS;
+  let at = 0;
+  const begin = (step: string): ((done: number) => void) => {
+    const first = at++;
+    const tick = (done: number): void => onProgress?.({ step, done: (first + Math.min(1, done)) / steps });
+    tick(0);
+    return tick;
+  };
+
+  const cells: Cell[] = [];
+  for (const subject of all)
+    cells.push(...(await lab.prepare(subject, profile, begin(`making ${subject.name} images`))));
+  const withSnapshots = cells.filter(({ subject }) => subject !== yardstick);
+  begin('process memory');
+  const memory = await measureProcessMemory(cells, profile);
+  begin('opening');
+  const opens = await measureOpens(cells, profile, seed);
+  begin('reads and overwrites');
+  const running = await measureRunning(cells, profile, seed);
+  const snapshotOperations = await measureSnapshots(
+    withSnapshots,
+    profile,
+    seed,
+    begin('creating and deleting'),
+  );
+  for (const { folder } of cells) await lab.discard(folder);
+  begin('empty images');
+  const allocations = await measureAllocations(lab, all, profile, seed);
+  const histories = await measureHistories(lab, subjects, profile, seed, begin('a long history'));
+  const large = await measureLarge(lab, subjects, profile, seed, begin('a large image'));
+  return {
+    ...running,
+    opens,
+    processMemory: memory.rows,
+    snapshotOperations: [...snapshotOperations, ...large.operations],
+    allocations,
+    histories,
+    largeImages: large.images,
+    omissions: [...memory.omissions, ...large.omissions],
+  };
+}
+
+async function writeResults(folder: string, results: Results): Promise<void> {
+  await fs.mkdir(folder, { recursive: true });
+  await fs.writeFile(path.join(folder, RESULTS_FILE), `${JSON.stringify(results, null, 2)}\n`);
+}
+
+function namedProfile(name: string): Profile {
+  if (Object.hasOwn(profiles, name)) return profiles[name as ProfileName];
+  throw new CowlabError(
+    'ERR_INVALID_OPTION',
+    `bench: profile ${name}: there are: ${Object.keys(profiles).join(', ')}`,
+    { field: 'profile', value: name },
+  );
+}
+
+function checkSeed(seed: number): number {
+  if (Number.isSafeInteger(seed) && seed >= 0 && seed < 2 ** 32) return seed;
+  throw new CowlabError('ERR_INVALID_OPTION', `bench: seed ${seed}: not a whole number from 0 to 2^32 - 1`, {
+    field: 'seed',
+    value: seed,
+  });
+}
+
+/** One copy of the image for every format and N, and half as much again for what the scenarios add. */
+function assertRoom(lab: Lab, subjects: readonly Subject[], profile: Profile): void {
+  const needed = profile.imageBytes * (1 + subjects.length * profile.snapshotCounts.length) * 1.5;
+  const free = lab.freeBytes();
+  if (free >= needed) return;
+  const gib = (bytes: number): string => (bytes / 2 ** 30).toFixed(1);
+  throw new CowlabError(
+    'ERR_NO_SPACE',
+    `bench: ${lab.root}: ${gib(needed)} GiB are needed for images, ${gib(free)} GiB are free; TMPDIR chooses another place`,
+    { file: lab.root, needed, free },
+  );
+}

@@ -1,0 +1,42 @@
+import { execFile } from 'node:child_process';
+import { existsSync } from 'node:fs';
+import { fileURLToPath } from 'node:url';
+import { promisify } from 'node:util';
+import type { Cell } from '../lab.ts';
+import type { Profile } from '../profiles.ts';
+import type { Omission, ProcessMemoryRow } from '../schema.ts';
+
+const run = promisify(execFile);
+
+/** The child is a program of its own: the compiled one, also when this file runs as a source. */
+const program: string = fileURLToPath(
+  new URL(
+    import.meta.url.endsWith('.ts') ? '../../dist/child-memory.js' : '../child-memory.js',
+    import.meta.url,
+  ),
+);
+
+/*
+ * G4: how much memory does a process need that opened an image with N snapshots and read once? A fresh process
+ * each time, so that no cell inherits another's heap; in rounds over all cells.
+ */
+export async function measureProcessMemory(
+  cells: readonly Cell[],
+  profile: Profile,
+): Promise<{ readonly rows: ProcessMemoryRow[]; readonly omissions: Omission[] }> {
+  if (!existsSync(program)) {
+    const reason = 'the package is not built, and a child process cannot run its sources';
+    const left = cells.map(({ subject }) => ({ scenario: 'process memory', format: subject.name, reason }));
+    return { rows: [], omissions: left };
+  }
+  const rows = cells.map(
+    ({ subject, snapshots }): ProcessMemoryRow => ({ format: subject.name, snapshots, rssBytes: [] }),
+  );
+  for (let round = 0; round < profile.memoryRuns; round++) {
+    for (const [index, { subject, folder }] of cells.entries()) {
+      const { stdout } = await run(process.execPath, ['--expose-gc', program, subject.name, folder]);
+      rows[index]?.rssBytes.push(Number(stdout));
+    }
+  }
+  return { rows, omissions: [] };
+}

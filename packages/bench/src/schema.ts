@@ -1,0 +1,294 @@
+import * as v from 'valibot';
+
+/*
+ * What `results.json` holds. The interfaces are for readers of the code, the schema checks files; the type
+ * checker holds the two together. Units end every name; where nothing is said, a number is a count.
+ *
+ * `version` rises when a field changes its meaning or goes away; new fields may come without that.
+ */
+
+export const RESULTS_VERSION = 1;
+
+export interface PurposeCalls {
+  reads: number;
+  readBytes: number;
+  writes: number;
+  writtenBytes: number;
+  zeroes: number;
+  discards: number;
+}
+
+/** What reached the storages: all of it, and by purpose. `calls` counts reads, writes, zeroes, discards and flushes. */
+export interface Calls {
+  calls: number;
+  bytes: number;
+  flushes: number;
+  folderCalls: number;
+  purposes: Record<'data' | 'header' | 'mapping' | 'journal' | 'refcount' | 'snapshot', PurposeCalls>;
+}
+
+/** Random requests, in rounds: in each round every cell does one batch, so that `roundMicros` pair up across cells. */
+export interface RequestRow {
+  format: string;
+  snapshots: number;
+  operations: number;
+  /** Microseconds per operation, one number a round. */
+  roundMicros: number[];
+  calls: Calls;
+}
+
+export interface OverwriteRow extends RequestRow {
+  /** `first`: every block is written for the first time since the last snapshot. `steady`: the same blocks again. */
+  pass: 'first' | 'steady';
+  flushEvery: number;
+}
+
+/** Random writes into an empty image that never had a snapshot. */
+export interface AllocateRow extends RequestRow {
+  /** `as is`, or with the snapshot bookkeeping switched off, as `how` says. */
+  variant: 'as is' | 'without bookkeeping';
+  how: string;
+  /** Bytes of refcounts held in memory afterwards, as the driver reports them. */
+  residentRefcountBytes: number;
+}
+
+/** One opening of a cell: what its open, its work (reads and overwrites, no snapshot operations) and its close cost. */
+export interface SessionRow {
+  format: string;
+  snapshots: number;
+  opening: Calls;
+  working: Calls;
+  closing: Calls;
+  /** Bytes of metadata in memory after the reads, and after both overwrite passes. */
+  residentMetadataBytes: number;
+  residentAfterOverwritesBytes: number;
+  /** Everything the driver counts, after the reads. */
+  counters: Record<string, number>;
+}
+
+export interface OpenRow {
+  format: string;
+  snapshots: number;
+  /** Open, one random read, nothing else; one number a round. */
+  milliseconds: number[];
+}
+
+export interface ProcessMemoryRow {
+  format: string;
+  snapshots: number;
+  /** Resident set of a fresh process that opened the image and read once; one number a process. */
+  rssBytes: number[];
+}
+
+/** Creates or deletes under tinybench. */
+export interface SnapshotRow {
+  operation: 'create' | 'delete';
+  format: string;
+  /** Snapshots that existed before the first of the operations. */
+  snapshots: number;
+  imageBytes: number;
+  /** Which snapshot is deleted: what it holds that no other does. For creates: bytes written since the last one. */
+  heldBytes: number;
+  samplesMs: number[];
+  medianMs: number;
+}
+
+/** The image of the large scenario, before the stopwatch starts. */
+export interface LargeImageRow {
+  format: string;
+  imageBytes: number;
+  snapshots: number;
+  /** Bytes on the host, all of them metadata. */
+  storageBytes: number;
+  openMs: number;
+  residentMetadataBytes: number;
+}
+
+/** A snapshot, a few random writes, a snapshot, … */
+export interface HistoryRow {
+  format: string;
+  snapshots: number;
+  writesPerSnapshot: number;
+  milliseconds: number;
+  calls: Calls;
+  residentMetadataBytes: number;
+}
+
+export interface Omission {
+  scenario: string;
+  format: string;
+  reason: string;
+}
+
+export type Verdict = 'ideal' | 'good' | 'ok' | 'poor' | 'very poor';
+export type GoalName = 'G1' | 'G2' | 'G3' | 'G4' | 'G5' | 'G6';
+
+export interface GoalRow {
+  goal: GoalName;
+  format: string;
+  /** The number that the verdict rests on; its unit is the goal's: a share, a ratio, seconds. */
+  value: number;
+  /** The same in words, with what it comes from. */
+  measured: string;
+  verdict: Verdict;
+  /** What the mail of 2011 says. */
+  claim: Verdict;
+  agreement: 'agrees' | 'better' | 'worse';
+}
+
+export interface Environment {
+  node: string;
+  platform: string;
+  arch: string;
+  kernel: string;
+  cpu: string;
+  cores: number;
+  memoryBytes: number;
+  fileSystem: string;
+  date: string;
+}
+
+export interface Results {
+  schema: 'cowlab-bench-results';
+  version: number;
+  environment: Environment;
+  seed: number;
+  profile: Record<string, unknown>;
+  formats: string[];
+  durationSeconds: number;
+  goals: GoalRow[];
+  reads: RequestRow[];
+  overwrites: OverwriteRow[];
+  allocations: AllocateRow[];
+  sessions: SessionRow[];
+  opens: OpenRow[];
+  processMemory: ProcessMemoryRow[];
+  snapshotOperations: SnapshotRow[];
+  largeImages: LargeImageRow[];
+  histories: HistoryRow[];
+  omissions: Omission[];
+}
+
+const count = v.pipe(v.number(), v.integer(), v.minValue(0));
+const amount = v.pipe(v.number(), v.finite(), v.minValue(0));
+const text = v.pipe(v.string(), v.nonEmpty());
+const verdict = v.picklist(['ideal', 'good', 'ok', 'poor', 'very poor']);
+
+const purposeCalls = v.strictObject({
+  reads: count,
+  readBytes: count,
+  writes: count,
+  writtenBytes: count,
+  zeroes: count,
+  discards: count,
+});
+
+const calls = v.strictObject({
+  calls: count,
+  bytes: count,
+  flushes: count,
+  folderCalls: count,
+  purposes: v.strictObject({
+    data: purposeCalls,
+    header: purposeCalls,
+    mapping: purposeCalls,
+    journal: purposeCalls,
+    refcount: purposeCalls,
+    snapshot: purposeCalls,
+  }),
+});
+
+const cell = { format: text, snapshots: count };
+const requests = { ...cell, operations: count, roundMicros: v.array(amount), calls };
+
+/** Checks a parsed `results.json`. */
+export const resultsSchema: v.GenericSchema<unknown, Results> = v.object({
+  schema: v.literal('cowlab-bench-results'),
+  version: v.pipe(count, v.value(RESULTS_VERSION)),
+  environment: v.object({
+    node: text,
+    platform: text,
+    arch: text,
+    kernel: text,
+    cpu: text,
+    cores: count,
+    memoryBytes: count,
+    fileSystem: text,
+    date: v.pipe(v.string(), v.isoTimestamp()),
+  }),
+  seed: count,
+  profile: v.record(v.string(), v.unknown()),
+  formats: v.array(text),
+  durationSeconds: amount,
+  goals: v.array(
+    v.object({
+      goal: v.picklist(['G1', 'G2', 'G3', 'G4', 'G5', 'G6']),
+      format: text,
+      value: amount,
+      measured: text,
+      verdict,
+      claim: verdict,
+      agreement: v.picklist(['agrees', 'better', 'worse']),
+    }),
+  ),
+  reads: v.array(v.object(requests)),
+  overwrites: v.array(v.object({ ...requests, pass: v.picklist(['first', 'steady']), flushEvery: count })),
+  allocations: v.array(
+    v.object({
+      ...requests,
+      variant: v.picklist(['as is', 'without bookkeeping']),
+      how: text,
+      residentRefcountBytes: count,
+    }),
+  ),
+  sessions: v.array(
+    v.object({
+      ...cell,
+      opening: calls,
+      working: calls,
+      closing: calls,
+      residentMetadataBytes: count,
+      residentAfterOverwritesBytes: count,
+      counters: v.record(v.string(), v.number()),
+    }),
+  ),
+  opens: v.array(v.object({ ...cell, milliseconds: v.array(amount) })),
+  processMemory: v.array(v.object({ ...cell, rssBytes: v.array(count) })),
+  snapshotOperations: v.array(
+    v.object({
+      ...cell,
+      operation: v.picklist(['create', 'delete']),
+      imageBytes: count,
+      heldBytes: count,
+      samplesMs: v.array(amount),
+      medianMs: amount,
+    }),
+  ),
+  largeImages: v.array(
+    v.object({
+      ...cell,
+      imageBytes: count,
+      storageBytes: count,
+      openMs: amount,
+      residentMetadataBytes: count,
+    }),
+  ),
+  histories: v.array(
+    v.object({
+      ...cell,
+      writesPerSnapshot: count,
+      milliseconds: amount,
+      calls,
+      residentMetadataBytes: count,
+    }),
+  ),
+  omissions: v.array(v.object({ scenario: text, format: text, reason: text })),
+});
+
+/** The results in a parsed JSON value; throws a TypeError that names the first field that is wrong. */
+export function parseResults(value: unknown): Results {
+  const parsed = v.safeParse(resultsSchema, value);
+  if (parsed.success) return parsed.output;
+  const [issue] = parsed.issues;
+  throw new TypeError(`not the results of a benchmark: ${v.getDotPath(issue) ?? 'file'}: ${issue.message}`);
+}
