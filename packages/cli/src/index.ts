@@ -1,0 +1,3 @@
+export type { CheckJson, FindingJson, InfoJson, MapEntryJson, SnapshotJson } from './json.ts';
+export { main } from './main.ts';
+export type { CliIo, OutputStream } from './output.ts';

@@ -1,0 +1,116 @@
+import type { CheckReport, ImageInfo, SnapshotInfo } from '@cowlab/core';
+
+/*
+ * The shapes that `--json` prints. What qemu-img's `--output=json` has too bears the same name, so that scripts
+ * written for one read the other. Sizes and offsets are bytes.
+ */
+
+export interface SnapshotJson {
+  readonly id: string;
+  readonly name: string;
+  readonly 'date-sec': number;
+  readonly 'date-nsec': number;
+  readonly 'virtual-size': number;
+  /** The id of the snapshot it grew from, null for a first one; absent where the format does not keep it. */
+  readonly parent?: string | null;
+}
+
+export interface InfoJson {
+  readonly filename: string;
+  readonly format: string;
+  readonly 'virtual-size': number;
+  /** Bytes on the host. */
+  readonly 'actual-size': number;
+  /** Allocation unit. */
+  readonly 'cluster-size': number;
+  readonly 'backing-filename'?: string;
+  readonly 'backing-filename-format'?: string;
+  readonly files: readonly string[];
+  readonly snapshots: readonly SnapshotJson[];
+  readonly 'format-specific': Readonly<Record<string, string | number | boolean>>;
+}
+
+export interface CheckJson {
+  readonly filename: string;
+  readonly format: string;
+  readonly corruptions: number;
+  readonly leaks: number;
+  readonly repaired: number;
+  readonly 'image-end-offset': number;
+  readonly 'allocated-bytes': number;
+  /** At most 1,000. */
+  readonly findings: readonly FindingJson[];
+}
+
+export interface FindingJson {
+  readonly severity: 'corruption' | 'leak';
+  readonly structure: string;
+  readonly message: string;
+  readonly filename: string;
+  readonly offset?: number;
+  readonly repaired: boolean;
+}
+
+export interface MapEntryJson {
+  readonly start: number;
+  readonly length: number;
+  /** Which image of the chain answers: 0 this one, 1 its backing file, … */
+  readonly depth: number;
+  /** Some image of the chain has these bytes, or says that they are zeros. */
+  readonly present: boolean;
+  readonly zero: boolean;
+  readonly data: boolean;
+  readonly compressed: boolean;
+  /** Where the bytes are, and in which file; for data that is stored as it is. */
+  readonly offset?: number;
+  readonly filename?: string;
+}
+
+export function snapshotJson(snapshot: SnapshotInfo): SnapshotJson {
+  const milliseconds = snapshot.createdAt.getTime();
+  const seconds = Math.floor(milliseconds / 1000);
+  return {
+    id: snapshot.id,
+    name: snapshot.name,
+    'date-sec': seconds,
+    'date-nsec': (milliseconds - seconds * 1000) * 1_000_000,
+    'virtual-size': snapshot.size,
+    ...(snapshot.parent !== undefined && { parent: snapshot.parent }),
+  };
+}
+
+export function infoJson(filename: string, info: ImageInfo, snapshots: readonly SnapshotInfo[]): InfoJson {
+  const { backing } = info;
+  return {
+    filename,
+    format: info.format,
+    'virtual-size': info.size,
+    'actual-size': info.storageBytes,
+    'cluster-size': info.unitBytes,
+    ...(backing && { 'backing-filename': backing.file }),
+    ...(backing?.format !== undefined && { 'backing-filename-format': backing.format }),
+    files: info.files,
+    snapshots: snapshots.map(snapshotJson),
+    'format-specific': info.details,
+  };
+}
+
+export function checkJson(filename: string, format: string, report: CheckReport): CheckJson {
+  return {
+    filename,
+    format,
+    corruptions: report.corruptions,
+    leaks: report.leaks,
+    repaired: report.repaired,
+    'image-end-offset': report.imageEndBytes,
+    'allocated-bytes': report.allocatedBytes,
+    findings: report.findings.map(({ severity, structure, message, file, hostOffset, repaired }) => ({
+      severity,
+      structure,
+      message,
+      filename: file,
+      ...(hostOffset !== undefined && { offset: hostOffset }),
+      repaired,
+    })),
+  };
+}

@@ -1,0 +1,59 @@
+import { readFileSync } from 'node:fs';
+import { Command, CommanderError } from 'commander';
+import { describe, describeUse, failureStatus } from './errors.ts';
+import { type CliIo, Output } from './output.ts';
+import type { AddVerb, Session } from './session.ts';
+import { addCheck } from './verbs/check.ts';
+import { addCompare } from './verbs/compare.ts';
+import { addConvert } from './verbs/convert.ts';
+import { addCreate } from './verbs/create.ts';
+import { addInfo } from './verbs/info.ts';
+import { addMap } from './verbs/map.ts';
+import { addResize, protectNegativeSize } from './verbs/resize.ts';
+import { addSnapshot } from './verbs/snapshot.ts';
+
+const verbs: readonly AddVerb[] = [
+  addCreate,
+  addInfo,
+  addCheck,
+  addSnapshot,
+  addConvert,
+  addCompare,
+  addMap,
+  addResize,
+];
+
+function version(): string {
+  // One step up from src/ and from dist/ alike.
+  const manifest = readFileSync(new URL('../package.json', import.meta.url), 'utf8');
+  return (JSON.parse(manifest) as { version: string }).version;
+}
+
+/**
+ * Runs `cowlab` with the arguments after its name. Resolves with the exit status; never rejects and never ends
+ * the process. Paths are relative to the process's working directory.
+ */
+export async function main(argv: readonly string[], io: CliIo = process): Promise<number> {
+  const output = new Output(io);
+  const session: Session = { output, status: 0 };
+  const program = new Command('cowlab')
+    .description('Create, inspect, convert, snapshot, check and benchmark virtual-disk images.')
+    .version(version(), '-V, --version', 'print the version')
+    .exitOverride()
+    .configureOutput({
+      writeOut: (text) => io.stdout.write(text),
+      writeErr: (text) => io.stderr.write(text),
+      outputError: (text) => output.failure(describeUse(text)),
+      getOutHasColors: () => false,
+      getErrHasColors: () => false,
+    });
+  for (const add of verbs) add(program, session);
+  try {
+    await program.parseAsync(protectNegativeSize(argv), { from: 'user' });
+    return session.status;
+  } catch (error) {
+    // Commander has said its line already, through outputError.
+    if (!(error instanceof CommanderError)) output.failure(describe(error));
+    return failureStatus(argv[0], error);
+  }
+}

@@ -1,0 +1,46 @@
+import type { Command } from 'commander';
+import { collect, formatNames } from './formats.ts';
+import type { Output } from './output.ts';
+
+/** One run of the command: where its words go, and the status that it will end with. */
+export interface Session {
+  readonly output: Output;
+  /** 0 until a verb has another answer. */
+  status: number;
+}
+
+/** Registers one verb. */
+export type AddVerb = (program: Command, session: Session) => void;
+
+export interface AllowOptions {
+  readonly allow?: readonly string[];
+}
+
+export interface SourceOptions extends AllowOptions {
+  readonly format?: string;
+}
+
+export interface JsonOptions {
+  readonly json?: boolean;
+}
+
+/** `-f` and `--allow`, for a verb that opens one image. */
+export function withSource(command: Command): Command {
+  return withAllow(
+    command.option('-f, --format <format>', `the image's format (${formatNames}); probed without`),
+  );
+}
+
+/** `--allow`, for every verb that opens images. */
+export function withAllow(command: Command): Command {
+  return command.option(
+    '--allow <dir>',
+    'let images name backing files in this folder too; repeatable',
+    collect,
+  );
+}
+
+/** `--json`. */
+export function withJson(command: Command): Command {
+  return command.option('--json', 'print JSON');
+}
