@@ -1,0 +1,56 @@
+import { constants, inflateRawSync } from 'node:zlib';
+import { type Awaitable, andThen, corrupt } from '@cowlab/core';
+import { compressedPlace } from './entries.ts';
+import type { ImageFile } from './image-file.ts';
+
+/*
+ * Compressed clusters are read, never written: a raw deflate stream that ends somewhere in its last sector.
+ * The last decoded cluster is kept, so that small sequential reads decode each cluster once.
+ */
+export class CompressedClusters {
+  readonly #file: ImageFile;
+  #lastOffset = -1;
+  #last: Uint8Array | undefined;
+
+  constructor(file: ImageFile) {
+    this.#file = file;
+  }
+
+  get residentBytes(): number {
+    return this.#last?.length ?? 0;
+  }
+
+  /** Fills `target` from byte `within` of the cluster. Throws `ERR_CORRUPT`. */
+  read(hi: number, lo: number, within: number, target: Uint8Array): Awaitable<void> {
+    const { offset, end } = compressedPlace(hi, lo, this.#file.header.clusterBits);
+    const copy = (cluster: Uint8Array): void => target.set(cluster.subarray(within, within + target.length));
+    if (this.#last !== undefined && this.#lastOffset === offset) return copy(this.#last);
+    const stored = new Uint8Array(Math.min(end, this.#file.storage.size()) - offset);
+    return andThen(this.#file.storage.read(offset, stored), () => {
+      const cluster = this.#inflate(stored, offset);
+      this.#lastOffset = offset;
+      this.#last = cluster;
+      copy(cluster);
+    });
+  }
+
+  /** Forgets the last cluster: the same place may hold another one soon. */
+  reset(): void {
+    this.#last = undefined;
+  }
+
+  #inflate(stored: Uint8Array, offset: number): Uint8Array {
+    const { clusterBytes } = this.#file.geometry;
+    const options = { maxOutputLength: clusterBytes, finishFlush: constants.Z_SYNC_FLUSH };
+    let cluster: Uint8Array;
+    try {
+      cluster = inflateRawSync(stored, options);
+    } catch (error) {
+      const reason = error instanceof Error ? error.message : String(error);
+      throw corrupt(this.#file.name, 'l2_table.compressed_cluster', reason, { offset });
+    }
+    if (cluster.length === clusterBytes) return cluster;
+    const problem = `decodes to ${cluster.length} bytes, a cluster has ${clusterBytes}`;
+    throw corrupt(this.#file.name, 'l2_table.compressed_cluster', problem, { offset });
+  }
+}

@@ -1,0 +1,83 @@
+import { type Awaitable, CowlabError, type Storage, viewOf, writeU64BE } from '@cowlab/core';
+import {
+  decodeHeader,
+  type Geometry,
+  geometryOf,
+  type Header,
+  headerAreaBytes,
+  type HeaderPatch,
+  patchHeader,
+  requireRegion,
+  sectorBytes,
+} from './layout.ts';
+
+/*
+ * The file with its header. A header change is one write of the first sector, which holds every field that
+ * ever changes: after a power loss it is there or it is not.
+ */
+export class ImageFile {
+  readonly storage: Storage;
+  readonly geometry: Geometry;
+  header: Header;
+  #page: Uint8Array;
+
+  constructor(storage: Storage, header: Header, page: Uint8Array) {
+    this.storage = storage;
+    this.header = header;
+    this.geometry = geometryOf(header.clusterBits, header.refcountBits);
+    this.#page = page;
+  }
+
+  /** Reads and validates the header. Throws `ERR_CORRUPT` or `ERR_UNSUPPORTED` naming the field. */
+  static async open(storage: Storage): Promise<ImageFile> {
+    const page = new Uint8Array(Math.min(sectorBytes, storage.size()));
+    await storage.read(0, page, 'header');
+    const area = new Uint8Array(Math.min(headerAreaBytes(page, storage.name), storage.size()));
+    await storage.read(0, area, 'header');
+    return new ImageFile(storage, decodeHeader(area, storage.size(), storage.name), area.slice(0, sectorBytes));
+  }
+
+  get name(): string {
+    return this.storage.name;
+  }
+
+  /** Throws `ERR_CORRUPT` unless a structure of `bytes` at `offset` is cluster-aligned and inside the file. */
+  requireRegion(offset: number, bytes: number, field: string): void {
+    requireRegion(offset, bytes, this.geometry.clusterBytes, this.storage.size(), this.name, field);
+  }
+
+  readCluster(offset: number, target: Uint8Array, field: string): Awaitable<void> {
+    this.requireRegion(offset, target.length, field);
+    return this.storage.read(offset, target, field.startsWith('refcount') ? 'refcount' : 'mapping');
+  }
+
+  /** Writes the changed fields and makes them durable; everything they point to has to be durable already. */
+  async update(patch: HeaderPatch): Promise<void> {
+    const page = this.#page.slice();
+    patchHeader(page, patch);
+    await this.#writeNextSnapshotId(page, patch.nextSnapshotId);
+    await this.storage.write(0, page, 'header');
+    this.#page = page;
+    this.header = { ...this.header, ...patch };
+    await this.storage.flush();
+  }
+
+  /** The counter usually lies in the first sector; where others moved it, it goes ahead: an id may be skipped, not reused. */
+  async #writeNextSnapshotId(page: Uint8Array, id: number | undefined): Promise<void> {
+    const at = this.header.nextSnapshotIdAt;
+    if (id === undefined || at === undefined) return;
+    if (at + 8 <= page.length) {
+      writeU64BE(viewOf(page), at, id);
+      return;
+    }
+    const bytes = new Uint8Array(8);
+    writeU64BE(viewOf(bytes), 0, id);
+    await this.storage.write(at, bytes, 'header');
+  }
+}
+
+/** The image stopped taking changes after a failure it could not undo; opening it again recovers it. */
+export function brokenImage(file: string, cause: unknown): CowlabError {
+  const problem = 'an earlier failure could not be undone; open the image again to recover it';
+  return new CowlabError('ERR_IO', `${file}: ${problem}`, { file }, cause);
+}

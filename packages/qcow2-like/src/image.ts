@@ -1,0 +1,177 @@
+import {
+  type Awaitable,
+  andThen,
+  type Backing,
+  type CheckOptions,
+  type CheckReport,
+  CowlabError,
+  type DriverImage,
+  type DriverSnapshots,
+  type Extent,
+  type ImageInfo,
+  type ImageStats,
+  type LongCallOptions,
+  type Placement,
+} from '@cowlab/core';
+import { checkImage } from './check.ts';
+import { CompressedClusters } from './compressed.ts';
+import { Extents } from './extents.ts';
+import type { ImageFile } from './image-file.ts';
+import type { Mapping } from './mapping.ts';
+import type { Metadata } from './metadata.ts';
+import { Reservations } from './reservations.ts';
+import { resizeImage } from './resize.ts';
+import { Qcow2Snapshots } from './snapshots.ts';
+import type { SnapshotTable } from './snapshot-table.ts';
+
+/*
+ * One opened image. The order in which changes reach the disk; «flush» is the storage's:
+ *
+ *   guest write     data in place, or into clusters that are free; the rest of this changes memory only
+ *   flush           1  refcount blocks; new ones «flush» before the refcount table points to them
+ *                      new L2 tables, and copies of shared ones: nothing points to them yet
+ *                      «flush»       data, counts and new tables are durable
+ *                   2  changed L2 tables in place, changed sectors of the L1 table
+ *                      «flush»       what was written is reachable
+ *                   3  in memory: counts of what was replaced go down; it can be taken again from here on.
+ *                      They reach the disk with step 1 of the next flush.
+ *   header          always one sector, alone, after a «flush» of all that it points to
+ *   snapshots       header: dirty bit «flush» → counts, COPIED flags, tables «flush» → header: new snapshot
+ *                   table or L1 table, dirty bit cleared «flush» → discards. Version 2 has no dirty bit:
+ *                   count up «flush» → header «flush» → count down «flush».
+ *
+ * So a power loss leaves clusters counted that nothing uses (a leak), never a cluster used that is not
+ * counted. Inside a snapshot operation it leaves the dirty bit, and the next open for writing recounts.
+ *
+ * Memory is bounded: caches of L2 tables and refcount blocks evict clean tables only, and a commit writes
+ * back, in the order above, when half of the L2 cache is dirty.
+ */
+
+/** What an image is made of; `metadata` only when it is open for writing. */
+export interface ImageParts {
+  readonly file: ImageFile;
+  readonly mapping: Mapping;
+  readonly snapshots: SnapshotTable;
+  readonly metadata?: Metadata;
+  readonly backing?: Backing;
+  /** Cache sizes for snapshots that are opened, bytes. */
+  readonly l2CacheBytes: number;
+}
+
+export class Qcow2Image implements DriverImage {
+  readonly unitBytes: number;
+  readonly snapshots: DriverSnapshots;
+  readonly #parts: ImageParts;
+  readonly #extents: Extents;
+  readonly #compressed: CompressedClusters;
+  readonly #reservations: Reservations | undefined;
+  /** Set for the view of a snapshot: its size, whatever the disk's is. */
+  readonly #viewSize: number | undefined;
+
+  constructor(parts: ImageParts, viewSize?: number) {
+    const { file, mapping, backing, metadata } = parts;
+    this.#parts = parts;
+    this.#viewSize = viewSize;
+    this.unitBytes = file.geometry.clusterBytes;
+    this.#compressed = new CompressedClusters(file);
+    this.#extents = new Extents(file, mapping, this.#compressed, backing, metadata !== undefined);
+    this.#reservations = metadata && new Reservations(metadata, backing, this.#extents);
+    this.snapshots = new Qcow2Snapshots(parts, (view, size) => new Qcow2Image(view, size));
+  }
+
+  get size(): number {
+    return this.#viewSize ?? this.#parts.file.header.size;
+  }
+
+  map(offset: number, length: number): Awaitable<Extent> {
+    return this.#extents.at(offset, length);
+  }
+
+  reserve(offset: number, length: number): Awaitable<Placement> {
+    return this.#writable().reserve(offset, length);
+  }
+
+  commit(placement: Placement): Awaitable<void> {
+    this.#compressed.reset();
+    return this.#writable().commit(placement);
+  }
+
+  abort(placement: Placement): void {
+    this.#writable().abort(placement);
+  }
+
+  unmap(offset: number, length: number, mode: 'discard' | 'zero'): Awaitable<void> {
+    this.#compressed.reset();
+    return this.#writable().unmap(offset, Math.min(length, this.size - offset), mode);
+  }
+
+  flush(): Awaitable<void> {
+    return this.#parts.metadata?.flush();
+  }
+
+  async check(options: CheckOptions): Promise<CheckReport> {
+    await this.#parts.metadata?.sync();
+    return checkImage(this.#parts, options);
+  }
+
+  async resize(size: number, options: LongCallOptions): Promise<void> {
+    const { metadata, backing } = this.#parts;
+    if (metadata === undefined) throw this.#readOnly();
+    await resizeImage({ metadata, backing, writes: this.#writable(), extents: this.#extents }, size, options);
+  }
+
+  info(): ImageInfo {
+    const { file } = this.#parts;
+    const { header, geometry } = file;
+    return {
+      format: 'qcow2',
+      size: this.size,
+      unitBytes: this.unitBytes,
+      ...(header.backing && { backing: header.backing }),
+      files: [file.name],
+      storageBytes: file.storage.size(),
+      details: {
+        compat: header.version === 3 ? '1.1' : '0.10',
+        'cluster size': geometry.clusterBytes,
+        'refcount bits': geometry.refcountBits,
+        'lazy refcounts': header.lazyRefcounts,
+        corrupt: header.damaged,
+        snapshots: header.snapshotCount,
+      },
+    };
+  }
+
+  stats(): ImageStats {
+    const { mapping, metadata, backing } = this.#parts;
+    const below = backing?.image.stats().residentMetadataBytes ?? 0;
+    const refcountBytesResident = metadata?.refcounts.residentBytes ?? 0;
+    return {
+      residentMetadataBytes: mapping.residentBytes + refcountBytesResident + this.#compressed.residentBytes + below,
+      refcountBytesResident,
+      l2CacheHits: mapping.tables.hits,
+      l2CacheMisses: mapping.tables.misses,
+    };
+  }
+
+  async close(): Promise<void> {
+    // The view of a snapshot shares everything with the image that it is of.
+    if (this.#viewSize !== undefined) return;
+    const { file, metadata, backing } = this.#parts;
+    try {
+      if (metadata !== undefined && !metadata.isBroken) await metadata.sync();
+    } finally {
+      await file.storage.close();
+      await backing?.close();
+    }
+  }
+
+  #writable(): Reservations {
+    if (this.#reservations === undefined) throw this.#readOnly();
+    return this.#reservations;
+  }
+
+  #readOnly(): CowlabError {
+    const { name } = this.#parts.file;
+    return new CowlabError('ERR_READ_ONLY', `${name}: the image is open read-only`, { file: name });
+  }
+}

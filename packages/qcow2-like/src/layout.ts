@@ -1,0 +1,370 @@
+import { corrupt, readU64BE, roundUp, unsupported, viewOf, writeU64BE } from '@cowlab/core';
+
+/*
+ * The header and the sizes that follow from it; pure, no I/O. Everything is big-endian.
+ *
+ *   cluster 0    header (72 bytes in version 2, 104 or more in version 3) | extensions | backing file name
+ *   anywhere     refcount table → refcount blocks; L1 table → L2 tables → data; snapshot table → L1 tables
+ *
+ * The fields that ever change lie in the first 512 bytes, so one sector write switches the image from one
+ * state to the next. Source: QEMU, docs/interop/qcow2.
+ */
+
+export const sectorBytes = 512;
+export const magic = 0x514649fb;
+
+export const minClusterBits = 9;
+export const maxClusterBits = 21;
+/** QEMU's own limits: larger tables are refused there and here. */
+export const maxL1Bytes: number = 32 * 1024 * 1024;
+export const maxRefcountTableBytes: number = 8 * 1024 * 1024;
+export const maxSnapshotCount = 65536;
+export const maxBackingNameBytes = 1023;
+
+const v2HeaderBytes = 72;
+const v3HeaderBytes = 104;
+/** What we write: up to and with `compression_type` and its padding. */
+const writtenHeaderBytes = 112;
+
+const incompatibleDirty = 1n;
+const incompatibleCorrupt = 2n;
+const incompatibleNames: readonly string[] = ['dirty', 'corrupt', 'external data file', 'compression type', 'extended L2 entries'];
+const compatibleLazyRefcounts = 1n;
+export const autoclearBitmaps = 1n;
+
+const extensionEnd = 0;
+const extensionBackingFormat = 0xe2792aca;
+const extensionBitmaps = 0x23852875;
+const extensionEncryption = 0x0537be77;
+const extensionDataFile = 0x44415441;
+/** Ours, "COWL": the next snapshot id, so that an id is never given twice. Others ignore and keep it. */
+const extensionNextSnapshotId = 0x434f574c;
+
+export interface BitmapsPointer {
+  readonly count: number;
+  readonly directoryBytes: number;
+  readonly directoryOffset: number;
+}
+
+export interface Header {
+  readonly version: 2 | 3;
+  readonly clusterBits: number;
+  /** Guest bytes. */
+  readonly size: number;
+  readonly l1EntryCount: number;
+  readonly l1Offset: number;
+  readonly refcountTableOffset: number;
+  readonly refcountTableClusters: number;
+  readonly snapshotCount: number;
+  readonly snapshotTableOffset: number;
+  /** Refcounts may be wrong: they are rebuilt before the first write. */
+  readonly dirty: boolean;
+  /** Some program found the image damaged: it must not be written to. */
+  readonly damaged: boolean;
+  readonly lazyRefcounts: boolean;
+  readonly autoclear: bigint;
+  readonly refcountBits: number;
+  readonly backing?: { readonly file: string; readonly format?: string };
+  readonly bitmaps?: BitmapsPointer;
+  /** From our own extension; absent in images that others made. */
+  readonly nextSnapshotId?: number;
+  readonly nextSnapshotIdAt?: number;
+}
+
+/** What can change after creation. */
+export type HeaderPatch = Partial<
+  Pick<
+    Header,
+    | 'size'
+    | 'l1EntryCount'
+    | 'l1Offset'
+    | 'refcountTableOffset'
+    | 'refcountTableClusters'
+    | 'snapshotCount'
+    | 'snapshotTableOffset'
+    | 'dirty'
+    | 'autoclear'
+    | 'nextSnapshotId'
+  >
+>;
+
+/** Sizes that follow from the header. */
+export interface Geometry {
+  readonly clusterBytes: number;
+  readonly l2EntryCount: number;
+  /** Guest bytes that one L2 table maps. */
+  readonly l2SpanBytes: number;
+  readonly refcountBits: number;
+  readonly refcountsPerBlock: number;
+  readonly maxRefcount: number;
+}
+
+export function geometryOf(clusterBits: number, refcountBits: number): Geometry {
+  const clusterBytes = 2 ** clusterBits;
+  return {
+    clusterBytes,
+    l2EntryCount: clusterBytes / 8,
+    l2SpanBytes: (clusterBytes / 8) * clusterBytes,
+    refcountBits,
+    refcountsPerBlock: (clusterBytes * 8) / refcountBits,
+    maxRefcount: refcountBits > 52 ? Number.MAX_SAFE_INTEGER : 2 ** refcountBits - 1,
+  };
+}
+
+/** A 64-bit field as a number; beyond 2^53 - 1 nothing real lies. Throws `ERR_UNSUPPORTED` naming the field. */
+export function readField(view: DataView, at: number, file: string, field: string): number {
+  if (view.getUint32(at) > 0x1f_ffff) {
+    throw unsupported(file, field, 'larger than 2^53 - 1', { value: view.getBigUint64(at) });
+  }
+  return readU64BE(view, at);
+}
+
+/** How many bytes of the file {@link decodeHeader} needs: its first cluster. Throws as it does. */
+export function headerAreaBytes(first: Uint8Array, file: string): number {
+  if (first.length < v2HeaderBytes) {
+    throw corrupt(file, 'header', `the file has ${first.length} bytes, a header has ${v2HeaderBytes}`);
+  }
+  const view = viewOf(first);
+  if (view.getUint32(0) !== magic) throw corrupt(file, 'header.magic', 'not a QCOW2 image');
+  const version = view.getUint32(4);
+  if (version !== 2 && version !== 3) throw unsupported(file, 'header.version', `version ${version}`, { value: version });
+  const clusterBits = view.getUint32(20);
+  if (clusterBits < minClusterBits || clusterBits > maxClusterBits) {
+    throw unsupported(file, 'header.cluster_bits', `${clusterBits} is not between 9 and 21`, { value: clusterBits });
+  }
+  return 2 ** clusterBits;
+}
+
+/**
+ * Decodes and validates a header. `area` is the file's first cluster, or the whole file where it is shorter.
+ * Throws `ERR_CORRUPT` or `ERR_UNSUPPORTED` naming the field.
+ */
+export function decodeHeader(area: Uint8Array, fileBytes: number, file: string): Header {
+  const clusterBytes = headerAreaBytes(area, file);
+  const view = viewOf(area);
+  const version = view.getUint32(4) as 2 | 3;
+  const features = version === 3 ? decodeFeatures(view, file) : v2Features;
+  const extensions = decodeExtensions(area, features.headerBytes, file);
+  const backing = decodeBacking(area, clusterBytes, extensions.backingFormat, file);
+  const crypt = view.getUint32(32);
+  if (crypt !== 0) throw unsupported(file, 'header.crypt_method', `encryption method ${crypt}`, { value: crypt });
+  const header: Header = {
+    version,
+    clusterBits: view.getUint32(20),
+    size: readField(view, 24, file, 'header.size'),
+    l1EntryCount: view.getUint32(36),
+    l1Offset: readField(view, 40, file, 'header.l1_table_offset'),
+    refcountTableOffset: readField(view, 48, file, 'header.refcount_table_offset'),
+    refcountTableClusters: view.getUint32(56),
+    snapshotCount: view.getUint32(60),
+    snapshotTableOffset: readField(view, 64, file, 'header.snapshots_offset'),
+    dirty: (features.incompatible & incompatibleDirty) !== 0n,
+    damaged: (features.incompatible & incompatibleCorrupt) !== 0n,
+    lazyRefcounts: (features.compatible & compatibleLazyRefcounts) !== 0n,
+    autoclear: features.autoclear,
+    refcountBits: features.refcountBits,
+    ...(backing === undefined ? {} : { backing }),
+    ...extensions.kept,
+  };
+  validateTables(header, fileBytes, file);
+  return header;
+}
+
+interface Features {
+  readonly incompatible: bigint;
+  readonly compatible: bigint;
+  readonly autoclear: bigint;
+  readonly refcountBits: number;
+  readonly headerBytes: number;
+}
+
+const v2Features: Features = {
+  incompatible: 0n,
+  compatible: 0n,
+  autoclear: 0n,
+  refcountBits: 16,
+  headerBytes: v2HeaderBytes,
+};
+
+function decodeFeatures(view: DataView, file: string): Features {
+  if (view.byteLength < v3HeaderBytes) throw corrupt(file, 'header', 'the file ends inside the header');
+  const headerBytes = view.getUint32(100);
+  if (headerBytes < v3HeaderBytes || headerBytes % 8 !== 0 || headerBytes > view.byteLength) {
+    throw corrupt(file, 'header.header_length', `${headerBytes} bytes`, { value: headerBytes });
+  }
+  const incompatible = view.getBigUint64(72);
+  if (headerBytes > 104 && view.getUint8(104) !== 0) {
+    const type = view.getUint8(104);
+    throw unsupported(file, 'header.compression_type', `compression type ${type === 1 ? 'zstd' : type}`, { value: type });
+  }
+  const unknown = incompatible & ~(incompatibleDirty | incompatibleCorrupt);
+  if (unknown !== 0n) {
+    const bit = unknown.toString(2).length - 1;
+    const name = incompatibleNames[bit] ?? 'unknown';
+    throw unsupported(file, 'header.incompatible_features', `bit ${bit} (${name}) is set`, { value: incompatible });
+  }
+  const order = view.getUint32(96);
+  if (order > 6) throw corrupt(file, 'header.refcount_order', `${order} is more than 6`, { value: order });
+  return {
+    incompatible,
+    compatible: view.getBigUint64(80),
+    autoclear: view.getBigUint64(88),
+    refcountBits: 2 ** order,
+    headerBytes,
+  };
+}
+
+interface Extensions {
+  readonly backingFormat?: string;
+  readonly kept: Partial<Pick<Header, 'bitmaps' | 'nextSnapshotId' | 'nextSnapshotIdAt'>>;
+}
+
+/** Reads the extensions that matter here; all of them stay in the file as they are. */
+function decodeExtensions(area: Uint8Array, start: number, file: string): Extensions {
+  const view = viewOf(area);
+  let backingFormat: string | undefined;
+  let kept: Extensions['kept'] = {};
+  for (let at = start; at + 8 <= area.length; ) {
+    const type = view.getUint32(at);
+    const bytes = view.getUint32(at + 4);
+    if (type === extensionEnd) break;
+    const data = at + 8;
+    if (bytes > area.length - data) {
+      throw corrupt(file, 'header extension.length', `${bytes} bytes reach out of the header cluster`, { offset: at });
+    }
+    if (type === extensionEncryption) throw unsupported(file, 'header extension.encryption', 'LUKS encryption');
+    if (type === extensionDataFile) throw unsupported(file, 'header extension.data_file', 'external data file');
+    if (type === extensionBackingFormat) backingFormat = new TextDecoder().decode(area.subarray(data, data + bytes));
+    if (type === extensionBitmaps) kept = { ...kept, bitmaps: decodeBitmaps(view, data, bytes, file) };
+    if (type === extensionNextSnapshotId && bytes === 8) {
+      const nextSnapshotId = readField(view, data, file, 'header extension.next_snapshot_id');
+      kept = { ...kept, nextSnapshotId, nextSnapshotIdAt: data };
+    }
+    at = data + roundUp(bytes, 8);
+  }
+  return backingFormat === undefined ? { kept } : { backingFormat, kept };
+}
+
+function decodeBitmaps(view: DataView, at: number, bytes: number, file: string): BitmapsPointer {
+  if (bytes !== 24) throw corrupt(file, 'header extension.bitmaps', `${bytes} bytes instead of 24`);
+  return {
+    count: view.getUint32(at),
+    directoryBytes: readField(view, at + 8, file, 'bitmaps.bitmap_directory_size'),
+    directoryOffset: readField(view, at + 16, file, 'bitmaps.bitmap_directory_offset'),
+  };
+}
+
+function decodeBacking(
+  area: Uint8Array,
+  clusterBytes: number,
+  format: string | undefined,
+  file: string,
+): Header['backing'] {
+  const view = viewOf(area);
+  const offset = readField(view, 8, file, 'header.backing_file_offset');
+  if (offset === 0) return undefined;
+  const bytes = view.getUint32(16);
+  if (bytes > maxBackingNameBytes || bytes === 0) {
+    throw corrupt(file, 'header.backing_file_size', `${bytes} bytes`, { value: bytes });
+  }
+  if (offset + bytes > Math.min(clusterBytes, area.length)) {
+    throw corrupt(file, 'header.backing_file_offset', 'the name reaches out of the header cluster', { value: offset });
+  }
+  const name = new TextDecoder().decode(area.subarray(offset, offset + bytes));
+  return format === undefined || format === '' ? { file: name } : { file: name, format };
+}
+
+function validateTables(header: Header, fileBytes: number, file: string): void {
+  const { clusterBytes, l2SpanBytes } = geometryOf(header.clusterBits, header.refcountBits);
+  const l1Bytes = header.l1EntryCount * 8;
+  if (l1Bytes > maxL1Bytes) {
+    throw unsupported(file, 'header.l1_size', `${header.l1EntryCount} entries`, { value: header.l1EntryCount });
+  }
+  if (header.l1EntryCount < Math.ceil(header.size / l2SpanBytes)) {
+    throw corrupt(file, 'header.l1_size', 'too small for the size of the disk', { value: header.l1EntryCount });
+  }
+  if (l1Bytes > 0) requireRegion(header.l1Offset, l1Bytes, clusterBytes, fileBytes, file, 'header.l1_table_offset');
+  const refcountBytes = header.refcountTableClusters * clusterBytes;
+  if (refcountBytes === 0 || refcountBytes > Math.max(maxRefcountTableBytes, clusterBytes)) {
+    const problem = `${header.refcountTableClusters} clusters`;
+    throw corrupt(file, 'header.refcount_table_clusters', problem, { value: header.refcountTableClusters });
+  }
+  const refcountField = 'header.refcount_table_offset';
+  requireRegion(header.refcountTableOffset, refcountBytes, clusterBytes, fileBytes, file, refcountField);
+  if (header.snapshotCount > maxSnapshotCount) {
+    const problem = `${header.snapshotCount} snapshots`;
+    throw unsupported(file, 'header.nb_snapshots', problem, { value: header.snapshotCount });
+  }
+  if (header.snapshotCount > 0) {
+    requireRegion(header.snapshotTableOffset, 1, clusterBytes, fileBytes, file, 'header.snapshots_offset');
+  }
+}
+
+/** Throws `ERR_CORRUPT` unless a structure of `bytes` at `offset` is cluster-aligned and inside the file. */
+export function requireRegion(
+  offset: number,
+  bytes: number,
+  clusterBytes: number,
+  fileBytes: number,
+  file: string,
+  field: string,
+): void {
+  if (offset % clusterBytes !== 0) throw corrupt(file, field, `${offset} is not a multiple of ${clusterBytes}`, { value: offset });
+  if (offset === 0) throw corrupt(file, field, 'points at the header', { value: offset });
+  if (offset + bytes > fileBytes) {
+    throw corrupt(file, field, `${bytes} bytes at ${offset} reach past the end of the file`, { value: offset });
+  }
+}
+
+/** Writes the changed fields into `page`, the file's first sector. */
+export function patchHeader(page: Uint8Array, patch: HeaderPatch): void {
+  const view = viewOf(page);
+  if (patch.size !== undefined) writeU64BE(view, 24, patch.size);
+  if (patch.l1EntryCount !== undefined) view.setUint32(36, patch.l1EntryCount);
+  if (patch.l1Offset !== undefined) writeU64BE(view, 40, patch.l1Offset);
+  if (patch.refcountTableOffset !== undefined) writeU64BE(view, 48, patch.refcountTableOffset);
+  if (patch.refcountTableClusters !== undefined) view.setUint32(56, patch.refcountTableClusters);
+  if (patch.snapshotCount !== undefined) view.setUint32(60, patch.snapshotCount);
+  if (patch.snapshotTableOffset !== undefined) writeU64BE(view, 64, patch.snapshotTableOffset);
+  if (patch.dirty !== undefined) {
+    const others = view.getBigUint64(72) & ~incompatibleDirty;
+    view.setBigUint64(72, patch.dirty ? others | incompatibleDirty : others);
+  }
+  if (patch.autoclear !== undefined) view.setBigUint64(88, patch.autoclear);
+}
+
+/** A new image's header with extensions and backing name; at most one cluster, or undefined when it does not fit. */
+export function encodeHeader(header: Header): Uint8Array | undefined {
+  const text = new TextEncoder();
+  const name = text.encode(header.backing?.file ?? '');
+  const format = text.encode(header.backing?.format ?? '');
+  const start = header.version === 3 ? writtenHeaderBytes : v2HeaderBytes;
+  const nameAt = start + 16 + (format.length > 0 ? 8 + roundUp(format.length, 8) : 0) + 8;
+  const bytes = new Uint8Array(roundUp(nameAt + name.length, sectorBytes));
+  if (bytes.length > 2 ** header.clusterBits) return undefined;
+  const view = viewOf(bytes);
+  view.setUint32(0, magic);
+  view.setUint32(4, header.version);
+  view.setUint32(20, header.clusterBits);
+  if (name.length > 0) {
+    writeU64BE(view, 8, nameAt);
+    view.setUint32(16, name.length);
+    bytes.set(name, nameAt);
+  }
+  const { version, dirty: _dirty, autoclear: _autoclear, ...patch } = header;
+  patchHeader(bytes, patch);
+  if (version === 3) {
+    view.setBigUint64(80, header.lazyRefcounts ? compatibleLazyRefcounts : 0n);
+    view.setUint32(96, Math.log2(header.refcountBits));
+    view.setUint32(100, writtenHeaderBytes);
+  }
+  view.setUint32(start, extensionNextSnapshotId);
+  view.setUint32(start + 4, 8);
+  writeU64BE(view, start + 8, header.nextSnapshotId ?? 1);
+  if (format.length > 0) {
+    view.setUint32(start + 16, extensionBackingFormat);
+    view.setUint32(start + 20, format.length);
+    bytes.set(format, start + 24);
+  }
+  return bytes;
+}

@@ -1,0 +1,230 @@
+import { type Awaitable, andThen, type Backing, corrupt, type Placement, type Storage } from '@cowlab/core';
+import { compressedFlag, copiedFlag, hostOffsetOf, isMalformed, setEntry, zeroFlag } from './entries.ts';
+import type { Extents } from './extents.ts';
+import type { Metadata } from './metadata.ts';
+import type { ClusterRun } from './refcounts.ts';
+import type { Table } from './table-cache.ts';
+
+/*
+ * Changes of the active mapping: where new data goes, and what becomes of the old.
+ *
+ *   L2 entry before              write goes to              unmap 'zero' leaves        unmap 'discard' leaves
+ *   owned data                   its place (core)           ZERO, cluster kept         ZERO¹
+ *   ZERO, cluster kept, owned    its cluster again          as it is                   ZERO¹
+ *   anything else                new clusters together      ZERO¹                      ZERO¹
+ *
+ *   ¹ without a cluster; no entry at all where no backing shows through. Version 2 has no ZERO: where a
+ *     backing shows through, real zeros are written.
+ */
+
+/** Space for a write: the clusters from `first` take the place of the L2 entries from `index`. */
+class Qcow2Placement implements Placement {
+  readonly storage: Storage;
+  readonly guestOffset: number;
+  readonly length: number;
+  readonly hostOffset: number;
+  readonly head: number;
+  readonly tail: number;
+  readonly fresh: boolean;
+  readonly run: ClusterRun;
+  /** The clusters belong to these entries already. */
+  readonly kept: boolean;
+
+  constructor(storage: Storage, clusterBytes: number, run: ClusterRun, request: Request, kept: boolean) {
+    const { offset, within, length } = request;
+    this.storage = storage;
+    this.guestOffset = offset;
+    this.length = Math.min(length, run.count * clusterBytes - within);
+    this.hostOffset = run.first * clusterBytes + within;
+    this.head = within;
+    this.tail = run.count * clusterBytes - within - this.length;
+    this.fresh = !kept && run.first * clusterBytes >= storage.size();
+    this.run = run;
+    this.kept = kept;
+  }
+}
+
+interface Request {
+  readonly offset: number;
+  readonly length: number;
+  /** Bytes from the start of the first cluster. */
+  readonly within: number;
+}
+
+export class Reservations {
+  readonly #metadata: Metadata;
+  readonly #backing: Backing | undefined;
+  readonly #extents: Extents;
+  readonly #clusterBytes: number;
+  readonly #spanBytes: number;
+  readonly #hasZeroFlag: boolean;
+
+  constructor(metadata: Metadata, backing: Backing | undefined, extents: Extents) {
+    const { geometry, header } = metadata.file;
+    this.#metadata = metadata;
+    this.#backing = backing;
+    this.#extents = extents;
+    this.#clusterBytes = geometry.clusterBytes;
+    this.#spanBytes = geometry.l2SpanBytes;
+    this.#hasZeroFlag = header.version === 3;
+  }
+
+  reserve(offset: number, length: number): Awaitable<Placement> {
+    this.#metadata.assertUsable();
+    const l1Index = Math.floor(offset / this.#spanBytes);
+    return andThen(this.#metadata.ownTable(l1Index), (table) => this.#placeIn(table, offset, length));
+  }
+
+  #placeIn(table: Table, offset: number, length: number): Awaitable<Placement> {
+    const { storage } = this.#metadata.file;
+    const cluster = Math.floor(offset / this.#clusterBytes);
+    const within = offset - cluster * this.#clusterBytes;
+    const index = cluster - table.index * (this.#clusterBytes / 8);
+    const request = { offset, length, within };
+    const wanted = Math.min(table.view.byteLength / 8 - index, Math.ceil((within + length) / this.#clusterBytes));
+    const kept = keptRun(table.view, index, wanted, this.#clusterBytes);
+    if (kept !== undefined) return new Qcow2Placement(storage, this.#clusterBytes, kept, request, true);
+    this.#requireSound(table.view, index);
+    let count = 1;
+    while (count < wanted && !isOwned(table.view, index + count)) {
+      this.#requireSound(table.view, index + count);
+      count += 1;
+    }
+    return andThen(
+      this.#metadata.refcounts.allocate(count),
+      (run) => new Qcow2Placement(storage, this.#clusterBytes, run, request, false),
+    );
+  }
+
+  /** An entry that is about to be replaced must name clusters that can be given back. */
+  #requireSound(view: DataView, index: number): void {
+    const hi = view.getUint32(index * 8);
+    if ((hi & compressedFlag) !== 0 || !isMalformed(hi, view.getUint32(index * 8 + 4), this.#clusterBytes, zeroFlag)) return;
+    throw corrupt(this.#metadata.file.name, 'l2_table.entry', 'reserved bits are set', { index });
+  }
+
+  commit(placement: Placement): Awaitable<void> {
+    const { guestOffset } = placement;
+    const l1Index = Math.floor(guestOffset / this.#spanBytes);
+    return andThen(this.#metadata.ownTable(l1Index), (table) => {
+      this.#enter(table, placement as Qcow2Placement);
+      return this.#metadata.settle();
+    });
+  }
+
+  #enter(table: Table, { guestOffset, run, kept }: Qcow2Placement): void {
+    const { view } = table;
+    const index = Math.floor(guestOffset / this.#clusterBytes) - table.index * (this.#clusterBytes / 8);
+    for (let nth = 0; nth < run.count; nth += 1) {
+      const at = (index + nth) * 8;
+      if (!kept) this.#metadata.releaseEntry(view.getUint32(at), view.getUint32(at + 4), false);
+      setEntry(view, index + nth, (run.first + nth) * this.#clusterBytes, copiedFlag, 0);
+    }
+    this.#metadata.mapping.tables.markDirty(table, index * 8, (index + run.count) * 8);
+  }
+
+  abort(placement: Placement): void {
+    const { run, kept } = placement as Qcow2Placement;
+    if (!kept) this.#metadata.refcounts.release(run.first, run.count, false);
+  }
+
+  /** Makes whole clusters read as zeros; the range may end with the disk. */
+  async unmap(offset: number, length: number, mode: 'discard' | 'zero'): Promise<void> {
+    this.#metadata.assertUsable();
+    const end = offset + length;
+    const last = this.#metadata.mapping.l1EntryCount;
+    for (let l1Index = Math.floor(offset / this.#spanBytes); l1Index < last; l1Index += 1) {
+      const from = Math.max(offset, l1Index * this.#spanBytes);
+      const to = Math.min(end, (l1Index + 1) * this.#spanBytes);
+      if (from >= to) break;
+      await this.#unmapInTable(l1Index, from, to, mode);
+    }
+  }
+
+  async #unmapInTable(l1Index: number, from: number, to: number, mode: 'discard' | 'zero'): Promise<void> {
+    const base = l1Index * (this.#clusterBytes / 8);
+    const first = Math.floor(from / this.#clusterBytes) - base;
+    const stop = Math.ceil(to / this.#clusterBytes) - base;
+    const present = await this.#metadata.mapping.table(l1Index);
+    if (present === undefined && !this.#showsBacking(from)) return;
+    const changes = (view: DataView | undefined, index: number): boolean =>
+      this.#cleared(view, index, (base + index) * this.#clusterBytes, mode) !== undefined;
+    let start = first;
+    while (start < stop && !changes(present?.view, start)) start += 1;
+    if (start === stop) return;
+    const table = await this.#metadata.ownTable(l1Index);
+    for (let index = start; index < stop; index += 1) {
+      const guestOffset = (base + index) * this.#clusterBytes;
+      const entry = this.#cleared(table.view, index, guestOffset, mode);
+      if (entry === 'write zeros') await this.#writeZeros(guestOffset);
+      else if (entry !== undefined) this.#replace(table, index, entry, mode);
+    }
+    await this.#metadata.settle();
+  }
+
+  #showsBacking(guestOffset: number): boolean {
+    return this.#backing !== undefined && guestOffset < this.#backing.size;
+  }
+
+  /** What an entry becomes; undefined when it stays. */
+  #cleared(view: DataView | undefined, index: number, guestOffset: number, mode: 'discard' | 'zero'): ZeroedEntry | undefined {
+    if (view !== undefined) this.#requireSound(view, index);
+    const hi = view?.getUint32(index * 8) ?? 0;
+    const lo = view?.getUint32(index * 8 + 4) ?? 0;
+    const shows = this.#showsBacking(guestOffset);
+    const isNone = hi === 0 && lo === 0;
+    if (!this.#hasZeroFlag) return shows ? 'write zeros' : isNone ? undefined : 'none';
+    const isZero = (hi & compressedFlag) === 0 && (lo & zeroFlag) !== 0;
+    const hasCluster = (hi & compressedFlag) !== 0 || hostOffsetOf(hi, lo) !== 0;
+    if (isNone && !shows) return undefined;
+    if (isZero && (mode === 'zero' || (!hasCluster && shows))) return undefined;
+    if (mode === 'zero' && (hi & copiedFlag) !== 0) return 'zero, cluster kept';
+    return shows ? 'zero' : 'none';
+  }
+
+  #replace(table: Table, index: number, entry: Exclude<ZeroedEntry, 'write zeros'>, mode: 'discard' | 'zero'): void {
+    const { view } = table;
+    const hi = view.getUint32(index * 8);
+    const lo = view.getUint32(index * 8 + 4);
+    if (entry === 'zero, cluster kept') setEntry(view, index, hostOffsetOf(hi, lo), copiedFlag, zeroFlag);
+    else {
+      this.#metadata.releaseEntry(hi, lo, mode === 'discard');
+      setEntry(view, index, 0, 0, entry === 'zero' ? zeroFlag : 0);
+    }
+    this.#metadata.mapping.tables.markDirty(table, index * 8, index * 8 + 8);
+  }
+
+  /** One cluster of real zeros, in place or in a new cluster. */
+  async #writeZeros(guestOffset: number): Promise<void> {
+    const extent = await this.#extents.at(guestOffset, this.#clusterBytes);
+    if (extent.kind === 'data' && extent.owned) {
+      await extent.storage.zero(extent.hostOffset, this.#clusterBytes);
+      return;
+    }
+    const placement = await this.reserve(guestOffset, this.#clusterBytes);
+    try {
+      await placement.storage.zero(placement.hostOffset, this.#clusterBytes);
+    } catch (error) {
+      this.abort(placement);
+      throw error;
+    }
+    await this.commit(placement);
+  }
+}
+
+type ZeroedEntry = 'none' | 'zero' | 'zero, cluster kept' | 'write zeros';
+
+function isOwned(view: DataView, index: number): boolean {
+  return (view.getUint32(index * 8) & copiedFlag) !== 0;
+}
+
+/** The clusters that owned ZERO entries from `index` on have kept, as far as they lie together. */
+function keptRun(view: DataView, index: number, wanted: number, clusterBytes: number): ClusterRun | undefined {
+  const isKept = (at: number): boolean => isOwned(view, at) && (view.getUint32(at * 8 + 4) & zeroFlag) !== 0;
+  const hostOffset = (at: number): number => hostOffsetOf(view.getUint32(at * 8), view.getUint32(at * 8 + 4));
+  if (!isKept(index)) return undefined;
+  const start = hostOffset(index);
+  let count = 1;
+  while (count < wanted && isKept(index + count) && hostOffset(index + count) === start + count * clusterBytes) count += 1;
+  return { first: start / clusterBytes, count };
+}

@@ -1,0 +1,100 @@
+import { type Backing, CowlabError, type LongCallOptions } from '@cowlab/core';
+import { readBytesOf } from './guest-read.ts';
+import type { Extents } from './extents.ts';
+import { maxL1Bytes } from './layout.ts';
+import { abortError, type Metadata } from './metadata.ts';
+import type { Reservations } from './reservations.ts';
+
+/*
+ * Changing the size. The header's size switches in one sector write; everything else happens on the side of
+ * it where nobody can see:
+ *
+ *   grow     larger L1 table if needed (header) → clusters past the old end are made to read as zeros «flush»
+ *            → header.size
+ *   shrink   header.size → clusters past the new end are given back
+ *
+ * A power loss after a shrink may leave clusters past the end; a later grow clears them, as it does anyway.
+ */
+
+export interface ResizeParts {
+  readonly metadata: Metadata;
+  readonly backing: Backing | undefined;
+  readonly writes: Reservations;
+  readonly extents: Extents;
+}
+
+/** Throws `ERR_TOO_LARGE` when the L1 table cannot be that large, `ERR_ABORTED`. */
+export async function resizeImage(parts: ResizeParts, size: number, options: LongCallOptions): Promise<void> {
+  const { metadata } = parts;
+  const { file } = metadata;
+  if (options.signal?.aborted) throw abortError(file.name);
+  await metadata.sync();
+  const present = file.header.size;
+  if (size > present) await grow(parts, present, size);
+  else if (size < present) await shrink(parts, present, size);
+  options.onProgress?.({ done: 1, total: 1 });
+}
+
+async function shrink({ metadata, writes }: ResizeParts, present: number, size: number): Promise<void> {
+  const { clusterBytes } = metadata.file.geometry;
+  await metadata.file.update({ size });
+  const from = Math.ceil(size / clusterBytes) * clusterBytes;
+  if (from < present) await writes.unmap(from, present - from, 'discard');
+  await metadata.sync();
+}
+
+async function grow(parts: ResizeParts, present: number, size: number): Promise<void> {
+  const { metadata, writes } = parts;
+  const { file } = metadata;
+  const { clusterBytes, l2SpanBytes } = file.geometry;
+  const entryCount = Math.ceil(size / l2SpanBytes);
+  if (entryCount > metadata.mapping.l1EntryCount) await growL1(metadata, entryCount);
+  const from = Math.ceil(present / clusterBytes) * clusterBytes;
+  await clearTail(parts, present, from);
+  if (from < size) await writes.unmap(from, size - from, 'discard');
+  await metadata.sync();
+  await file.update({ size });
+}
+
+/** Moves the L1 table to a larger place. */
+async function growL1(metadata: Metadata, entryCount: number): Promise<void> {
+  const { file, mapping } = metadata;
+  if (entryCount * 8 > maxL1Bytes) {
+    const problem = `${file.name}: the L1 table would be larger than ${maxL1Bytes} bytes; larger clusters allow larger disks`;
+    throw new CowlabError('ERR_TOO_LARGE', problem, { file: file.name, field: 'size' });
+  }
+  const { l1Offset: oldOffset, l1EntryCount: oldEntryCount } = file.header;
+  const { clusterBytes } = file.geometry;
+  const l1 = new Uint8Array(entryCount * 8);
+  const old = mapping.l1;
+  l1.set(new Uint8Array(old.buffer, old.byteOffset, old.byteLength));
+  const l1Offset = await metadata.writeNew(l1, 'mapping');
+  await metadata.sync();
+  await file.update({ l1Offset, l1EntryCount: entryCount });
+  mapping.replaceL1(l1);
+  const oldClusters = Math.ceil((oldEntryCount * 8) / clusterBytes);
+  if (oldClusters > 0) metadata.refcounts.release(oldOffset / clusterBytes, oldClusters, false);
+}
+
+/** Makes the rest of the last cluster read as zeros: it comes into sight. */
+async function clearTail({ metadata, backing, writes, extents }: ResizeParts, present: number, end: number): Promise<void> {
+  if (present === end) return;
+  const { clusterBytes } = metadata.file.geometry;
+  const start = end - clusterBytes;
+  const extent = await extents.at(start, clusterBytes);
+  if (extent.kind === 'zero' || (extent.kind === 'backing' && (backing?.size ?? 0) <= present)) return;
+  if (extent.kind === 'data' && extent.owned) {
+    await extent.storage.zero(extent.hostOffset + (present - start), end - present);
+    return;
+  }
+  const cluster = new Uint8Array(clusterBytes);
+  await readBytesOf(extent, cluster.subarray(0, present - start));
+  const placement = await writes.reserve(start, clusterBytes);
+  try {
+    await placement.storage.write(placement.hostOffset, cluster);
+  } catch (error) {
+    writes.abort(placement);
+    throw error;
+  }
+  await writes.commit(placement);
+}
