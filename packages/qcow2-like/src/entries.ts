@@ -28,7 +28,13 @@ export function isMalformed(hi: number, lo: number, clusterBytes: number, flagsL
   return ((hi & reservedHi) | (lo & (clusterBytes - 1) & ~flagsLo)) !== 0;
 }
 
-export function setEntry(view: DataView, index: number, hostOffset: number, flagsHi: number, flagsLo: number): void {
+export function setEntry(
+  view: DataView,
+  index: number,
+  hostOffset: number,
+  flagsHi: number,
+  flagsLo: number,
+): void {
   view.setUint32(index * 8, (Math.floor(hostOffset / two32) | flagsHi) >>> 0);
   view.setUint32(index * 8 + 4, ((hostOffset % two32) | flagsLo) >>> 0);
 }

@@ -1,6 +1,13 @@
 import { type Awaitable, andThen, type Backing, corrupt, type Extent } from '@cowlab/core';
 import type { CompressedClusters } from './compressed.ts';
-import { compressedFlag, compressedPlace, copiedFlag, hostOffsetOf, isMalformed, zeroFlag } from './entries.ts';
+import {
+  compressedFlag,
+  compressedPlace,
+  copiedFlag,
+  hostOffsetOf,
+  isMalformed,
+  zeroFlag,
+} from './entries.ts';
 import type { ImageFile } from './image-file.ts';
 import type { Mapping } from './mapping.ts';
 import type { Table } from './table-cache.ts';
@@ -28,7 +35,13 @@ export class Extents {
   /** Host offsets below are known to lie in the file; the file is asked anew for others. */
   #knownEnd = 0;
 
-  constructor(file: ImageFile, mapping: Mapping, compressed: CompressedClusters, backing: Backing | undefined, writable: boolean) {
+  constructor(
+    file: ImageFile,
+    mapping: Mapping,
+    compressed: CompressedClusters,
+    backing: Backing | undefined,
+    writable: boolean,
+  ) {
     this.#file = file;
     this.#mapping = mapping;
     this.#compressed = compressed;
@@ -46,7 +59,9 @@ export class Extents {
     if (table !== undefined) return this.#inTable(table, offset, length);
     const loaded = this.#mapping.table(l1Index);
     return andThen(loaded, (there) =>
-      there === undefined ? this.#withoutTable(l1Index, offset, length) : this.#inTable(there, offset, length),
+      there === undefined
+        ? this.#withoutTable(l1Index, offset, length)
+        : this.#inTable(there, offset, length),
     );
   }
 
@@ -76,7 +91,11 @@ export class Extents {
     const rest = length - inCluster;
     if ((lo & this.#zeroFlag) !== 0) {
       const more = this.#endOfZeros(view, index, rest) - index - 1;
-      return { kind: 'zero', length: Math.min(length, inCluster + more * this.#clusterBytes), allocated: true };
+      return {
+        kind: 'zero',
+        length: Math.min(length, inCluster + more * this.#clusterBytes),
+        allocated: true,
+      };
     }
     const hostOffset = hostOffsetOf(hi, lo);
     if (hostOffset === 0) {
@@ -107,7 +126,8 @@ export class Extents {
       const nextHi = view.getUint32(next * 8);
       const nextLo = view.getUint32(next * 8 + 4);
       if ((nextHi & compressedFlag) !== 0 || ((nextHi ^ hi) & copiedFlag) !== 0) break;
-      if (hostOffsetOf(nextHi, nextLo) !== expected || isMalformed(nextHi, nextLo, this.#clusterBytes, 0)) break;
+      if (hostOffsetOf(nextHi, nextLo) !== expected || isMalformed(nextHi, nextLo, this.#clusterBytes, 0))
+        break;
     }
     return next;
   }

@@ -34,7 +34,11 @@ export class ImageFile {
     await storage.read(0, page, 'header');
     const area = new Uint8Array(Math.min(headerAreaBytes(page, storage.name), storage.size()));
     await storage.read(0, area, 'header');
-    return new ImageFile(storage, decodeHeader(area, storage.size(), storage.name), area.slice(0, sectorBytes));
+    return new ImageFile(
+      storage,
+      decodeHeader(area, storage.size(), storage.name),
+      area.slice(0, sectorBytes),
+    );
   }
 
   get name(): string {

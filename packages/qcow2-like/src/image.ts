@@ -146,7 +146,8 @@ export class Qcow2Image implements DriverImage {
     const below = backing?.image.stats().residentMetadataBytes ?? 0;
     const refcountBytesResident = metadata?.refcounts.residentBytes ?? 0;
     return {
-      residentMetadataBytes: mapping.residentBytes + refcountBytesResident + this.#compressed.residentBytes + below,
+      residentMetadataBytes:
+        mapping.residentBytes + refcountBytesResident + this.#compressed.residentBytes + below,
       refcountBytesResident,
       l2CacheHits: mapping.tables.hits,
       l2CacheMisses: mapping.tables.misses,

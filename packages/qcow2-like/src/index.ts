@@ -1,1 +1,1 @@
-export {};
+export { qcow2 } from './driver.ts';

@@ -28,7 +28,13 @@ const writtenHeaderBytes = 112;
 
 const incompatibleDirty = 1n;
 const incompatibleCorrupt = 2n;
-const incompatibleNames: readonly string[] = ['dirty', 'corrupt', 'external data file', 'compression type', 'extended L2 entries'];
+const incompatibleNames: readonly string[] = [
+  'dirty',
+  'corrupt',
+  'external data file',
+  'compression type',
+  'extended L2 entries',
+];
 const compatibleLazyRefcounts = 1n;
 export const autoclearBitmaps = 1n;
 
@@ -127,10 +133,13 @@ export function headerAreaBytes(first: Uint8Array, file: string): number {
   const view = viewOf(first);
   if (view.getUint32(0) !== magic) throw corrupt(file, 'header.magic', 'not a QCOW2 image');
   const version = view.getUint32(4);
-  if (version !== 2 && version !== 3) throw unsupported(file, 'header.version', `version ${version}`, { value: version });
+  if (version !== 2 && version !== 3)
+    throw unsupported(file, 'header.version', `version ${version}`, { value: version });
   const clusterBits = view.getUint32(20);
   if (clusterBits < minClusterBits || clusterBits > maxClusterBits) {
-    throw unsupported(file, 'header.cluster_bits', `${clusterBits} is not between 9 and 21`, { value: clusterBits });
+    throw unsupported(file, 'header.cluster_bits', `${clusterBits} is not between 9 and 21`, {
+      value: clusterBits,
+    });
   }
   return 2 ** clusterBits;
 }
@@ -147,7 +156,8 @@ export function decodeHeader(area: Uint8Array, fileBytes: number, file: string):
   const extensions = decodeExtensions(area, features.headerBytes, file);
   const backing = decodeBacking(area, clusterBytes, extensions.backingFormat, file);
   const crypt = view.getUint32(32);
-  if (crypt !== 0) throw unsupported(file, 'header.crypt_method', `encryption method ${crypt}`, { value: crypt });
+  if (crypt !== 0)
+    throw unsupported(file, 'header.crypt_method', `encryption method ${crypt}`, { value: crypt });
   const header: Header = {
     version,
     clusterBits: view.getUint32(20),
@@ -195,13 +205,17 @@ function decodeFeatures(view: DataView, file: string): Features {
   const incompatible = view.getBigUint64(72);
   if (headerBytes > 104 && view.getUint8(104) !== 0) {
     const type = view.getUint8(104);
-    throw unsupported(file, 'header.compression_type', `compression type ${type === 1 ? 'zstd' : type}`, { value: type });
+    throw unsupported(file, 'header.compression_type', `compression type ${type === 1 ? 'zstd' : type}`, {
+      value: type,
+    });
   }
   const unknown = incompatible & ~(incompatibleDirty | incompatibleCorrupt);
   if (unknown !== 0n) {
     const bit = unknown.toString(2).length - 1;
     const name = incompatibleNames[bit] ?? 'unknown';
-    throw unsupported(file, 'header.incompatible_features', `bit ${bit} (${name}) is set`, { value: incompatible });
+    throw unsupported(file, 'header.incompatible_features', `bit ${bit} (${name}) is set`, {
+      value: incompatible,
+    });
   }
   const order = view.getUint32(96);
   if (order > 6) throw corrupt(file, 'header.refcount_order', `${order} is more than 6`, { value: order });
@@ -230,11 +244,16 @@ function decodeExtensions(area: Uint8Array, start: number, file: string): Extens
     if (type === extensionEnd) break;
     const data = at + 8;
     if (bytes > area.length - data) {
-      throw corrupt(file, 'header extension.length', `${bytes} bytes reach out of the header cluster`, { offset: at });
+      throw corrupt(file, 'header extension.length', `${bytes} bytes reach out of the header cluster`, {
+        offset: at,
+      });
     }
-    if (type === extensionEncryption) throw unsupported(file, 'header extension.encryption', 'LUKS encryption');
-    if (type === extensionDataFile) throw unsupported(file, 'header extension.data_file', 'external data file');
-    if (type === extensionBackingFormat) backingFormat = new TextDecoder().decode(area.subarray(data, data + bytes));
+    if (type === extensionEncryption)
+      throw unsupported(file, 'header extension.encryption', 'LUKS encryption');
+    if (type === extensionDataFile)
+      throw unsupported(file, 'header extension.data_file', 'external data file');
+    if (type === extensionBackingFormat)
+      backingFormat = new TextDecoder().decode(area.subarray(data, data + bytes));
     if (type === extensionBitmaps) kept = { ...kept, bitmaps: decodeBitmaps(view, data, bytes, file) };
     if (type === extensionNextSnapshotId && bytes === 8) {
       const nextSnapshotId = readField(view, data, file, 'header extension.next_snapshot_id');
@@ -268,7 +287,9 @@ function decodeBacking(
     throw corrupt(file, 'header.backing_file_size', `${bytes} bytes`, { value: bytes });
   }
   if (offset + bytes > Math.min(clusterBytes, area.length)) {
-    throw corrupt(file, 'header.backing_file_offset', 'the name reaches out of the header cluster', { value: offset });
+    throw corrupt(file, 'header.backing_file_offset', 'the name reaches out of the header cluster', {
+      value: offset,
+    });
   }
   const name = new TextDecoder().decode(area.subarray(offset, offset + bytes));
   return format === undefined || format === '' ? { file: name } : { file: name, format };
@@ -278,12 +299,17 @@ function validateTables(header: Header, fileBytes: number, file: string): void {
   const { clusterBytes, l2SpanBytes } = geometryOf(header.clusterBits, header.refcountBits);
   const l1Bytes = header.l1EntryCount * 8;
   if (l1Bytes > maxL1Bytes) {
-    throw unsupported(file, 'header.l1_size', `${header.l1EntryCount} entries`, { value: header.l1EntryCount });
+    throw unsupported(file, 'header.l1_size', `${header.l1EntryCount} entries`, {
+      value: header.l1EntryCount,
+    });
   }
   if (header.l1EntryCount < Math.ceil(header.size / l2SpanBytes)) {
-    throw corrupt(file, 'header.l1_size', 'too small for the size of the disk', { value: header.l1EntryCount });
+    throw corrupt(file, 'header.l1_size', 'too small for the size of the disk', {
+      value: header.l1EntryCount,
+    });
   }
-  if (l1Bytes > 0) requireRegion(header.l1Offset, l1Bytes, clusterBytes, fileBytes, file, 'header.l1_table_offset');
+  if (l1Bytes > 0)
+    requireRegion(header.l1Offset, l1Bytes, clusterBytes, fileBytes, file, 'header.l1_table_offset');
   const refcountBytes = header.refcountTableClusters * clusterBytes;
   if (refcountBytes === 0 || refcountBytes > Math.max(maxRefcountTableBytes, clusterBytes)) {
     const problem = `${header.refcountTableClusters} clusters`;
@@ -309,10 +335,13 @@ export function requireRegion(
   file: string,
   field: string,
 ): void {
-  if (offset % clusterBytes !== 0) throw corrupt(file, field, `${offset} is not a multiple of ${clusterBytes}`, { value: offset });
+  if (offset % clusterBytes !== 0)
+    throw corrupt(file, field, `${offset} is not a multiple of ${clusterBytes}`, { value: offset });
   if (offset === 0) throw corrupt(file, field, 'points at the header', { value: offset });
   if (offset + bytes > fileBytes) {
-    throw corrupt(file, field, `${bytes} bytes at ${offset} reach past the end of the file`, { value: offset });
+    throw corrupt(file, field, `${bytes} bytes at ${offset} reach past the end of the file`, {
+      value: offset,
+    });
   }
 }
 

@@ -1,4 +1,4 @@
-import { type Awaitable, andThen, corrupt, roundUp, viewOf } from '@cowlab/core';
+import { type Awaitable, corrupt, roundUp, viewOf } from '@cowlab/core';
 import { copiedFlag, hostOffsetOf, isMalformed, setEntry } from './entries.ts';
 import type { ImageFile } from './image-file.ts';
 import { sectorBytes } from './layout.ts';
@@ -52,7 +52,9 @@ export class Mapping {
   replaceL1(l1: Uint8Array): void {
     this.#l1 = viewOf(l1);
     this.#dirtySectors.clear();
-    this.tables.keepOnly(({ index, hostOffset }) => index < this.l1EntryCount && this.tableOffset(index) === hostOffset);
+    this.tables.keepOnly(
+      ({ index, hostOffset }) => index < this.l1EntryCount && this.tableOffset(index) === hostOffset,
+    );
   }
 
   /** Reads the active L1 table again and forgets cached tables: someone rewrote them on disk. */
@@ -85,14 +87,13 @@ export class Mapping {
   }
 
   /** The L2 table of an L1 index; undefined where there is none. */
-  table(l1Index: number): Awaitable<Table | undefined> {
+  table(l1Index: number): Awaitable<Table> | undefined {
     const cached = this.tables.peek(l1Index);
     if (cached !== undefined) return cached;
     const hostOffset = this.tableOffset(l1Index);
     if (hostOffset === 0) return undefined;
-    const bytes = this.tables.buffer();
-    return andThen(this.file.readCluster(hostOffset, bytes, 'l1_table.entry'), () =>
-      this.tables.insert(l1Index, hostOffset, bytes),
+    return this.tables.load(l1Index, hostOffset, (target) =>
+      this.file.readCluster(hostOffset, target, 'l1_table.entry'),
     );
   }
 

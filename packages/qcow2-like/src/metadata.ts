@@ -6,6 +6,7 @@ import type { Mapping } from './mapping.ts';
 import type { Refcounts } from './refcounts.ts';
 import { decodeSnapshotTable, type SnapshotTable, type TableReader } from './snapshot-table.ts';
 import type { Table } from './table-cache.ts';
+import { Turns } from './turns.ts';
 
 /** What changes together: raise counts and write new structures, switch the header, then count down. */
 export interface Transaction {
@@ -19,6 +20,8 @@ export class Metadata {
   readonly file: ImageFile;
   readonly mapping: Mapping;
   readonly refcounts: Refcounts;
+  /** Whoever changes tables or counts, or writes them back, does so alone; reads and writes of data go on beside. */
+  readonly turns: Turns = new Turns();
   snapshots: SnapshotTable;
   #broken: unknown;
 
@@ -37,33 +40,38 @@ export class Metadata {
     if (this.#broken !== undefined) throw brokenImage(this.file.name, this.#broken);
   }
 
-  /** Refuses changes from now on; the file keeps what is there, for the next open to recover. */
-  giveUp(cause: unknown): void {
-    this.#broken = cause;
+  /** Hands the L2 table of an L1 index to `use` such that it may be changed: made or copied when it must be. */
+  withOwnTable<T>(l1Index: number, use: (table: Table) => Awaitable<T>): Awaitable<T> {
+    const isOwned = this.mapping.isOwned(l1Index);
+    const table = this.mapping.tables.peek(l1Index);
+    if (isOwned && table !== undefined) return use(table);
+    const coming = isOwned ? this.mapping.table(l1Index) : this.#makeOwn(l1Index);
+    if (coming === undefined) {
+      throw corrupt(this.file.name, 'l1_table.entry', 'COPIED is set without an L2 table', {
+        index: l1Index,
+      });
+    }
+    return andThen<unknown, T>(coming, () => this.withOwnTable(l1Index, use));
   }
 
-  /** The L2 table of an L1 index, such that it may be changed: made or copied when it must be. */
-  ownTable(l1Index: number): Awaitable<Table> {
-    if (!this.mapping.isOwned(l1Index)) return this.#makeOwn(l1Index);
-    return andThen(this.mapping.table(l1Index), (table) => table ?? this.#lost(l1Index));
-  }
-
-  #lost(l1Index: number): never {
-    throw corrupt(this.file.name, 'l1_table.entry', 'COPIED is set without an L2 table', { index: l1Index });
-  }
-
-  async #makeOwn(l1Index: number): Promise<Table> {
+  async #makeOwn(l1Index: number): Promise<void> {
     const { tables } = this.mapping;
     const { clusterBytes } = this.file.geometry;
-    const old = await this.mapping.table(l1Index);
     const { first } = await this.refcounts.allocate(1);
-    const table = old ?? tables.insert(l1Index, 0, new Uint8Array(clusterBytes));
-    if (old !== undefined) this.refcounts.release(old.hostOffset / clusterBytes, 1, false);
+    let bytes: Uint8Array;
+    try {
+      bytes = (await this.mapping.table(l1Index))?.bytes ?? new Uint8Array(clusterBytes);
+    } catch (error) {
+      this.refcounts.release(first, 1, false);
+      throw error;
+    }
+    const oldOffset = this.mapping.tableOffset(l1Index);
+    if (oldOffset !== 0) this.refcounts.release(oldOffset / clusterBytes, 1, false);
+    const table = tables.peek(l1Index) ?? tables.insert(l1Index, oldOffset, bytes);
     table.hostOffset = first * clusterBytes;
-    tables.markDirty(table, 0, clusterBytes);
     table.fresh = true;
+    tables.markDirty(table, 0, clusterBytes);
     this.mapping.setL1(l1Index, table.hostOffset, true);
-    return table;
   }
 
   /** Notes that an L2 entry no longer refers to its clusters. */
@@ -79,25 +87,37 @@ export class Metadata {
     if (hostOffset !== 0) this.refcounts.release(hostOffset / clusterBytes, 1, discard);
   }
 
-  /** Called after changes: writes back when the caches ask for it. */
+  /** At the end of a turn that changed something: writes back when the caches ask for it. */
   settle(): Awaitable<void> {
     const { tables } = this.mapping;
-    if (tables.dirtyCount * 2 > tables.capacity || this.refcounts.writeBackDue) return this.flush();
+    if (tables.dirtyCount * 2 > tables.capacity || this.refcounts.writeBackDue) return this.#writeBack();
   }
 
   flush(): Awaitable<void> {
     this.assertUsable();
-    if (!this.mapping.hasChanges && !this.refcounts.hasChanges) return this.file.storage.flush();
-    return this.#writeBack();
+    if (!this.turns.busy && !this.#mustWriteBack) return this.file.storage.flush();
+    return this.turns.take(() => (this.#mustWriteBack ? this.#writeBack() : this.file.storage.flush()));
+  }
+
+  /** With lazy refcounts, changed counts alone can wait: the dirty bit says that they do. */
+  get #mustWriteBack(): boolean {
+    return this.mapping.hasChanges || (this.refcounts.hasChanges && !this.#isLazy);
+  }
+
+  get #isLazy(): boolean {
+    const { version, lazyRefcounts } = this.file.header;
+    return version === 3 && lazyRefcounts;
   }
 
   async #writeBack(): Promise<void> {
     const { storage } = this.file;
     const mapped = this.mapping.hasChanges;
-    await this.refcounts.write();
+    const counted = !this.#isLazy || this.refcounts.writeBackDue;
+    if (this.#isLazy && !this.file.header.dirty) await this.file.update({ dirty: true });
+    if (counted) await this.refcounts.write();
     await this.mapping.writeFresh();
     await storage.flush();
-    this.refcounts.written();
+    if (counted) this.refcounts.written();
     this.mapping.freshWritten();
     if (mapped) {
       await this.mapping.write();
@@ -109,8 +129,17 @@ export class Metadata {
 
   /** Everything on disk, nothing left in memory: the state that `check` and snapshot operations start from. */
   async sync(): Promise<void> {
-    await this.flush();
-    while (this.mapping.hasChanges || this.refcounts.hasChanges) await this.#writeBack();
+    this.assertUsable();
+    await this.turns.take(async () => {
+      if (this.mapping.hasChanges) await this.#writeBack();
+      await this.refcounts.applyReleases();
+      while (this.refcounts.hasChanges) {
+        await this.writeAll();
+        await this.refcounts.applyReleases();
+      }
+      await this.file.storage.flush();
+      if (this.#isLazy && this.file.header.dirty) await this.file.update({ dirty: false });
+    });
   }
 
   /**
@@ -134,7 +163,7 @@ export class Metadata {
     const patch = await raise();
     await lower();
     const freed = await this.refcounts.takeFreed();
-    await this.#writeAll();
+    await this.writeAll();
     await this.file.update({ ...patch, dirty: false });
     await this.refcounts.discard(freed);
   }
@@ -143,15 +172,16 @@ export class Metadata {
   async #inSteps({ raise, lower }: Transaction): Promise<void> {
     await this.refcounts.takeFreed();
     const patch = await raise();
-    await this.#writeAll();
+    await this.writeAll();
     await this.file.update(patch);
     await lower();
     const freed = await this.refcounts.takeFreed();
-    await this.#writeAll();
+    await this.writeAll();
     await this.refcounts.discard(freed);
   }
 
-  async #writeAll(): Promise<void> {
+  /** Writes everything changed in one go: for when nothing durable depends on it yet, or the dirty bit is set. */
+  async writeAll(): Promise<void> {
     await this.refcounts.write();
     await this.mapping.write();
     await this.file.storage.flush();
@@ -164,7 +194,8 @@ export class Metadata {
       await this.reload();
       await recover();
     } catch {
-      this.giveUp(error);
+      // The file keeps what is there, for the next open to recover.
+      this.#broken = error;
     }
   }
 
@@ -206,7 +237,11 @@ export async function loadSnapshots(file: ImageFile): Promise<SnapshotTable> {
     async read(at, length) {
       const bytes = new Uint8Array(length);
       if (snapshotTableOffset + at + length > file.storage.size()) {
-        throw corrupt(file.name, 'header.snapshots_offset', 'the snapshot table reaches past the end of the file');
+        throw corrupt(
+          file.name,
+          'header.snapshots_offset',
+          'the snapshot table reaches past the end of the file',
+        );
       }
       await file.storage.read(snapshotTableOffset + at, bytes, 'snapshot');
       return bytes;

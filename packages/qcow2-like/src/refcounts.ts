@@ -57,7 +57,7 @@ export class Refcounts {
 
   /** Reads the refcount table; blocks come when they are needed. */
   static async load(file: ImageFile, budgetBytes: number): Promise<Refcounts> {
-    return new Refcounts(file, await readTable(file), budgetBytes);
+    return new Refcounts(file, await readRefcountTable(file), budgetBytes);
   }
 
   get tableEntryCount(): number {
@@ -78,7 +78,7 @@ export class Refcounts {
 
   /** Forgets what is in memory and reads the table again: someone rewrote it on disk. */
   async reload(): Promise<void> {
-    this.#table = viewOf(await readTable(this.#file));
+    this.#table = viewOf(await readRefcountTable(this.#file));
     this.#dirtySectors.clear();
     this.#releases = [];
     this.#releasedClusters = 0;
@@ -88,14 +88,13 @@ export class Refcounts {
   }
 
   /** The block that covers clusters from `index * perBlock`; undefined where there is none. */
-  block(index: number): Awaitable<Table | undefined> {
+  block(index: number): Awaitable<Table> | undefined {
     const cached = this.cache.peek(index);
     if (cached !== undefined) return cached;
     const hostOffset = this.blockOffset(index);
     if (hostOffset === 0) return undefined;
-    const bytes = this.cache.buffer();
-    return andThen(this.#file.readCluster(hostOffset, bytes, 'refcount table entry'), () =>
-      this.cache.insert(index, hostOffset, bytes),
+    return this.cache.load(index, hostOffset, (target) =>
+      this.#file.readCluster(hostOffset, target, 'refcount table entry'),
     );
   }
 
@@ -111,12 +110,33 @@ export class Refcounts {
     return hostOffsetOf(hi, lo);
   }
 
+  /** As `blockOffset`, but 0 also where the entry points where no block can be. */
+  soundBlockOffset(index: number): number {
+    const { clusterBytes } = this.#file.geometry;
+    const offset =
+      index < this.tableEntryCount
+        ? this.#table.getUint32(index * 8) * 2 ** 32 + this.#table.getUint32(index * 8 + 4)
+        : 0;
+    return offset % clusterBytes === 0 && offset + clusterBytes <= this.#file.storage.size() ? offset : 0;
+  }
+
   /** How often a cluster is used. */
   get(cluster: number): Awaitable<number> {
     const index = Math.floor(cluster / this.perBlock);
-    return andThen(this.block(index), (block) =>
-      block === undefined ? 0 : this.width.get(block.view, cluster - index * this.perBlock),
-    );
+    const block = this.block(index);
+    if (block === undefined) return 0;
+    return andThen(block, ({ view }) => this.width.get(view, cluster - index * this.perBlock));
+  }
+
+  /** Puts a count in the place of another one: for those who have counted anew. Where there is no block, throws TypeError. */
+  assign(cluster: number, count: number): Awaitable<void> {
+    const block = this.block(Math.floor(cluster / this.perBlock));
+    if (block === undefined) throw new TypeError(`no refcount block for cluster ${cluster}`);
+    if (block instanceof Promise) return block.then(() => this.assign(cluster, count));
+    const within = cluster % this.perBlock;
+    this.width.set(block.view, within, count);
+    this.#markDirty(block, within, within + 1);
+    if (count === 0 && cluster < this.#firstFree) this.#firstFree = cluster;
   }
 
   /** Takes from 1 to `wanted` clusters that lie together. Throws `ERR_NO_SPACE`, `ERR_CORRUPT`. */
@@ -167,15 +187,21 @@ export class Refcounts {
   }
 
   #newBlock(index: number): Awaitable<Table> {
+    const grown = this.block(index);
+    if (grown !== undefined) return grown;
     if (index >= this.tableEntryCount) {
-      return this.#growTable(index + 1).then(() => this.block(index) ?? this.#newBlock(index));
+      return this.#growTable(index + 1).then(() => this.#newBlock(index));
     }
     return this.#placeBlock(index, index * this.perBlock);
   }
 
   /** A zeroed block for range `index`, at a cluster that it covers itself. */
   #placeBlock(index: number, cluster: number): Table {
-    const block = this.cache.insert(index, cluster * this.cache.tableBytes, new Uint8Array(this.cache.tableBytes));
+    const block = this.cache.insert(
+      index,
+      cluster * this.cache.tableBytes,
+      new Uint8Array(this.cache.tableBytes),
+    );
     block.fresh = true;
     this.cache.markDirty(block, 0, this.cache.tableBytes);
     this.#setTableEntry(index, block.hostOffset);
@@ -238,7 +264,8 @@ export class Refcounts {
     while (first < end) {
       const index = Math.floor(first / this.perBlock);
       const block = this.block(index);
-      if (block instanceof Promise) return block.then(() => this.change({ first, count: end - first }, delta));
+      if (block instanceof Promise)
+        return block.then(() => this.change({ first, count: end - first }, delta));
       if (block === undefined) throw this.#uncounted(first);
       const stop = Math.min(end, (index + 1) * this.perBlock);
       this.#changeIn(block, first, stop, delta);
@@ -270,14 +297,23 @@ export class Refcounts {
 
   #uncounted(cluster: number): CowlabError {
     const offset = cluster * this.cache.tableBytes;
-    return corrupt(this.#file.name, 'refcount block entry', `the cluster at ${offset} is in use and counted as free`, { offset });
+    return corrupt(
+      this.#file.name,
+      'refcount block entry',
+      `the cluster at ${offset} is in use and counted as free`,
+      { offset },
+    );
   }
 
   #overflow(cluster: number): CowlabError {
     const offset = cluster * this.cache.tableBytes;
     const { refcountBits } = this.#file.geometry;
     const problem = `${this.#file.name}: refcounts of ${refcountBits} bits cannot count another snapshot`;
-    return new CowlabError('ERR_SNAPSHOT_LIMIT', problem, { file: this.#file.name, field: 'refcount_bits', offset });
+    return new CowlabError('ERR_SNAPSHOT_LIMIT', problem, {
+      file: this.#file.name,
+      field: 'refcount_bits',
+      offset,
+    });
   }
 
   #markDirty(block: Table, from: number, to: number): void {
@@ -289,27 +325,37 @@ export class Refcounts {
   release(first: number, count: number, discard: boolean): void {
     this.#releasedClusters += count;
     const last = this.#releases.at(-1);
-    if (last !== undefined && last.discard === discard && last.first + last.count === first) last.count += count;
+    if (last !== undefined && last.discard === discard && last.first + last.count === first)
+      last.count += count;
     else this.#releases.push({ first, count, discard });
   }
 
   /** Counts down what was released. Everything that referred to it must be durably gone. */
   async applyReleases(): Promise<void> {
-    const releases = this.#releases;
-    this.#releases = [];
-    this.#releasedClusters = 0;
-    this.#freed = [];
     const discards: ClusterRun[] = [];
-    try {
-      for (let run = releases.shift(); run !== undefined; run = releases.shift()) {
-        await this.change(run, -1);
-        if (run.discard) discards.push(...this.#freed);
-        this.#freed = [];
+    this.#freed = [];
+    for (let run = this.#releases[0]; run !== undefined; run = this.#releases[0]) {
+      const block = this.block(Math.floor(run.first / this.perBlock));
+      if (block instanceof Promise) {
+        await block;
+        continue;
       }
-    } finally {
-      for (const { first, count, discard } of releases) this.release(first, count, discard);
+      const { first, discard } = run;
+      const count = Math.min(run.count, this.perBlock - (first % this.perBlock));
+      this.#takeRelease(run, count);
+      if (block === undefined) throw this.#uncounted(first);
+      this.#changeIn(block, first, first + count, -1);
+      if (discard) discards.push(...this.#freed);
+      this.#freed = [];
     }
     await this.discard(discards);
+  }
+
+  #takeRelease(run: Release, count: number): void {
+    this.#releasedClusters -= count;
+    run.first += count;
+    run.count -= count;
+    if (run.count === 0) this.#releases.shift();
   }
 
   /** Clusters whose count went to zero since the last call and is zero still: for those who keep their own order. */
@@ -320,7 +366,8 @@ export class Refcounts {
     for (const { first, count } of freed) {
       for (let cluster = first; cluster < first + count; cluster += 1) {
         const references = this.get(cluster);
-        if ((references instanceof Promise ? await references : references) === 0) unused.push({ first: cluster, count: 1 });
+        if ((references instanceof Promise ? await references : references) === 0)
+          unused.push({ first: cluster, count: 1 });
       }
     }
     return unused;
@@ -374,7 +421,10 @@ export class Refcounts {
     const table = new Uint8Array(place.tableClusters * clusterBytes);
     if (table.length > Math.max(maxRefcountTableBytes, clusterBytes)) {
       const problem = `${this.#file.name}: the refcount table would be larger than ${maxRefcountTableBytes} bytes`;
-      throw new CowlabError('ERR_TOO_LARGE', problem, { file: this.#file.name, field: 'refcount_table_clusters' });
+      throw new CowlabError('ERR_TOO_LARGE', problem, {
+        file: this.#file.name,
+        field: 'refcount_table_clusters',
+      });
     }
     table.set(new Uint8Array(this.#table.buffer, this.#table.byteOffset, this.#table.byteLength));
     const view = viewOf(table);
@@ -388,10 +438,16 @@ export class Refcounts {
     const refcountTableOffset = (start + place.blocks) * clusterBytes;
     await storage.write(refcountTableOffset, table, 'refcount');
     await storage.flush();
-    await this.#file.update({ refcountTableOffset, refcountTableClusters: place.tableClusters });
-    this.#table = view;
-    this.written();
-    this.release(header.refcountTableOffset / clusterBytes, header.refcountTableClusters, false);
+    try {
+      await this.#file.update({ refcountTableOffset, refcountTableClusters: place.tableClusters });
+    } finally {
+      // The header may have switched although its flush failed.
+      if (this.#file.header.refcountTableOffset === refcountTableOffset) {
+        this.#table = view;
+        this.written();
+        this.release(header.refcountTableOffset / clusterBytes, header.refcountTableClusters, false);
+      }
+    }
   }
 }
 
@@ -401,7 +457,8 @@ function changedPart(table: Table): [number, Uint8Array] {
   return [table.hostOffset + from, table.bytes.subarray(from, to)];
 }
 
-async function readTable(file: ImageFile): Promise<Uint8Array> {
+/** The whole refcount table, as it is in the file. */
+export async function readRefcountTable(file: ImageFile): Promise<Uint8Array> {
   const { header, geometry } = file;
   const bytes = new Uint8Array(header.refcountTableClusters * geometry.clusterBytes);
   await file.readCluster(header.refcountTableOffset, bytes, 'refcount_table_offset');

@@ -72,7 +72,9 @@ export class Reservations {
   reserve(offset: number, length: number): Awaitable<Placement> {
     this.#metadata.assertUsable();
     const l1Index = Math.floor(offset / this.#spanBytes);
-    return andThen(this.#metadata.ownTable(l1Index), (table) => this.#placeIn(table, offset, length));
+    return this.#metadata.turns.take(() =>
+      this.#metadata.withOwnTable(l1Index, (table) => this.#placeIn(table, offset, length)),
+    );
   }
 
   #placeIn(table: Table, offset: number, length: number): Awaitable<Placement> {
@@ -81,7 +83,10 @@ export class Reservations {
     const within = offset - cluster * this.#clusterBytes;
     const index = cluster - table.index * (this.#clusterBytes / 8);
     const request = { offset, length, within };
-    const wanted = Math.min(table.view.byteLength / 8 - index, Math.ceil((within + length) / this.#clusterBytes));
+    const wanted = Math.min(
+      table.view.byteLength / 8 - index,
+      Math.ceil((within + length) / this.#clusterBytes),
+    );
     const kept = keptRun(table.view, index, wanted, this.#clusterBytes);
     if (kept !== undefined) return new Qcow2Placement(storage, this.#clusterBytes, kept, request, true);
     this.#requireSound(table.view, index);
@@ -99,17 +104,23 @@ export class Reservations {
   /** An entry that is about to be replaced must name clusters that can be given back. */
   #requireSound(view: DataView, index: number): void {
     const hi = view.getUint32(index * 8);
-    if ((hi & compressedFlag) !== 0 || !isMalformed(hi, view.getUint32(index * 8 + 4), this.#clusterBytes, zeroFlag)) return;
+    if (
+      (hi & compressedFlag) !== 0 ||
+      !isMalformed(hi, view.getUint32(index * 8 + 4), this.#clusterBytes, zeroFlag)
+    )
+      return;
     throw corrupt(this.#metadata.file.name, 'l2_table.entry', 'reserved bits are set', { index });
   }
 
   commit(placement: Placement): Awaitable<void> {
     const { guestOffset } = placement;
     const l1Index = Math.floor(guestOffset / this.#spanBytes);
-    return andThen(this.#metadata.ownTable(l1Index), (table) => {
-      this.#enter(table, placement as Qcow2Placement);
-      return this.#metadata.settle();
-    });
+    return this.#metadata.turns.take(() =>
+      this.#metadata.withOwnTable(l1Index, (table) => {
+        this.#enter(table, placement as Qcow2Placement);
+        return this.#metadata.settle();
+      }),
+    );
   }
 
   #enter(table: Table, { guestOffset, run, kept }: Qcow2Placement): void {
@@ -147,19 +158,24 @@ export class Reservations {
     const stop = Math.ceil(to / this.#clusterBytes) - base;
     const present = await this.#metadata.mapping.table(l1Index);
     if (present === undefined && !this.#showsBacking(from)) return;
-    const changes = (view: DataView | undefined, index: number): boolean =>
-      this.#cleared(view, index, (base + index) * this.#clusterBytes, mode) !== undefined;
-    let start = first;
-    while (start < stop && !changes(present?.view, start)) start += 1;
-    if (start === stop) return;
-    const table = await this.#metadata.ownTable(l1Index);
-    for (let index = start; index < stop; index += 1) {
+    const toWrite: number[] = [];
+    const changes: [index: number, entry: Exclude<ZeroedEntry, 'write zeros'>][] = [];
+    for (let index = first; index < stop; index += 1) {
       const guestOffset = (base + index) * this.#clusterBytes;
-      const entry = this.#cleared(table.view, index, guestOffset, mode);
-      if (entry === 'write zeros') await this.#writeZeros(guestOffset);
-      else if (entry !== undefined) this.#replace(table, index, entry, mode);
+      const entry = this.#cleared(present?.view, index, guestOffset, mode);
+      if (entry === 'write zeros') toWrite.push(guestOffset);
+      else if (entry !== undefined) changes.push([index, entry]);
     }
-    await this.#metadata.settle();
+    if (changes.length > 0) {
+      // The range is held by this request: no entry in it has changed since.
+      await this.#metadata.turns.take(() =>
+        this.#metadata.withOwnTable(l1Index, (table) => {
+          for (const [index, entry] of changes) this.#replace(table, index, entry, mode);
+          return this.#metadata.settle();
+        }),
+      );
+    }
+    for (const guestOffset of toWrite) await this.#writeZeros(guestOffset);
   }
 
   #showsBacking(guestOffset: number): boolean {
@@ -167,7 +183,12 @@ export class Reservations {
   }
 
   /** What an entry becomes; undefined when it stays. */
-  #cleared(view: DataView | undefined, index: number, guestOffset: number, mode: 'discard' | 'zero'): ZeroedEntry | undefined {
+  #cleared(
+    view: DataView | undefined,
+    index: number,
+    guestOffset: number,
+    mode: 'discard' | 'zero',
+  ): ZeroedEntry | undefined {
     if (view !== undefined) this.#requireSound(view, index);
     const hi = view?.getUint32(index * 8) ?? 0;
     const lo = view?.getUint32(index * 8 + 4) ?? 0;
@@ -182,7 +203,12 @@ export class Reservations {
     return shows ? 'zero' : 'none';
   }
 
-  #replace(table: Table, index: number, entry: Exclude<ZeroedEntry, 'write zeros'>, mode: 'discard' | 'zero'): void {
+  #replace(
+    table: Table,
+    index: number,
+    entry: Exclude<ZeroedEntry, 'write zeros'>,
+    mode: 'discard' | 'zero',
+  ): void {
     const { view } = table;
     const hi = view.getUint32(index * 8);
     const lo = view.getUint32(index * 8 + 4);
@@ -219,12 +245,22 @@ function isOwned(view: DataView, index: number): boolean {
 }
 
 /** The clusters that owned ZERO entries from `index` on have kept, as far as they lie together. */
-function keptRun(view: DataView, index: number, wanted: number, clusterBytes: number): ClusterRun | undefined {
+function keptRun(
+  view: DataView,
+  index: number,
+  wanted: number,
+  clusterBytes: number,
+): ClusterRun | undefined {
   const isKept = (at: number): boolean => isOwned(view, at) && (view.getUint32(at * 8 + 4) & zeroFlag) !== 0;
   const hostOffset = (at: number): number => hostOffsetOf(view.getUint32(at * 8), view.getUint32(at * 8 + 4));
   if (!isKept(index)) return undefined;
   const start = hostOffset(index);
   let count = 1;
-  while (count < wanted && isKept(index + count) && hostOffset(index + count) === start + count * clusterBytes) count += 1;
+  while (
+    count < wanted &&
+    isKept(index + count) &&
+    hostOffset(index + count) === start + count * clusterBytes
+  )
+    count += 1;
   return { first: start / clusterBytes, count };
 }

@@ -77,7 +77,11 @@ async function growL1(metadata: Metadata, entryCount: number): Promise<void> {
 }
 
 /** Makes the rest of the last cluster read as zeros: it comes into sight. */
-async function clearTail({ metadata, backing, writes, extents }: ResizeParts, present: number, end: number): Promise<void> {
+async function clearTail(
+  { metadata, backing, writes, extents }: ResizeParts,
+  present: number,
+  end: number,
+): Promise<void> {
   if (present === end) return;
   const { clusterBytes } = metadata.file.geometry;
   const start = end - clusterBytes;

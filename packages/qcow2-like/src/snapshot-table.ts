@@ -37,7 +37,12 @@ export function snapshotInfo({ id, name, seconds, nanoseconds, size }: Snapshot)
 }
 
 /** An entry for the present state of a disk. */
-export function newSnapshot(id: string, name: string, createdAt: Date, place: Pick<Snapshot, 'l1Offset' | 'l1EntryCount' | 'size'>): Snapshot {
+export function newSnapshot(
+  id: string,
+  name: string,
+  createdAt: Date,
+  place: Pick<Snapshot, 'l1Offset' | 'l1EntryCount' | 'size'>,
+): Snapshot {
   const extra = new Uint8Array(writtenExtraBytes);
   writeU64BE(viewOf(extra), 8, place.size);
   const milliseconds = createdAt.getTime();
@@ -90,20 +95,31 @@ export interface TableReader {
 }
 
 /** Decodes `count` entries. Throws `ERR_CORRUPT` naming the field. */
-export async function decodeSnapshotTable(reader: TableReader, count: number, diskSize: number): Promise<SnapshotTable> {
+export async function decodeSnapshotTable(
+  reader: TableReader,
+  count: number,
+  diskSize: number,
+): Promise<SnapshotTable> {
   const snapshots: Snapshot[] = [];
   let at = 0;
   for (let index = 0; index < count; index += 1) {
     const fixed = viewOf(await reader.read(at, fixedBytes));
     const extraBytes = fixed.getUint32(36);
     if (extraBytes > maxExtraBytes) {
-      throw corrupt(reader.file, 'snapshot_table.extra_data_size', `${extraBytes} bytes`, { index, value: extraBytes });
+      throw corrupt(reader.file, 'snapshot_table.extra_data_size', `${extraBytes} bytes`, {
+        index,
+        value: extraBytes,
+      });
     }
-    const variable = await reader.read(at + fixedBytes, extraBytes + fixed.getUint16(12) + fixed.getUint16(14));
+    const variable = await reader.read(
+      at + fixedBytes,
+      extraBytes + fixed.getUint16(12) + fixed.getUint16(14),
+    );
     const snapshot = decodeEntry(fixed, variable, reader.file, diskSize);
     snapshots.push(snapshot);
     at += roundUp(fixedBytes + variable.length, 8);
-    if (at > maxSnapshotTableBytes) throw corrupt(reader.file, 'snapshot_table', 'larger than 64 MiB', { index });
+    if (at > maxSnapshotTableBytes)
+      throw corrupt(reader.file, 'snapshot_table', 'larger than 64 MiB', { index });
   }
   return { snapshots, bytes: at };
 }

@@ -1,11 +1,31 @@
-import { CowlabError, type DriverImage, type DriverSnapshots, type LongCallOptions, type SnapshotInfo, viewOf } from '@cowlab/core';
+import {
+  corrupt,
+  CowlabError,
+  type DriverImage,
+  type DriverSnapshots,
+  type LongCallOptions,
+  type SnapshotInfo,
+  viewOf,
+} from '@cowlab/core';
 import { recover } from './check.ts';
-import { compressedFlag, compressedPlace, copiedFlag, hostOffsetOf, isMalformed, zeroFlag } from './entries.ts';
+import {
+  compressedFlag,
+  compressedPlace,
+  copiedFlag,
+  hostOffsetOf,
+  isMalformed,
+  zeroFlag,
+} from './entries.ts';
 import type { ImageParts } from './image.ts';
-import type { HeaderPatch } from './layout.ts';
 import { type L1Place, Mapping, readL1 } from './mapping.ts';
-import { abortError, type Metadata } from './metadata.ts';
-import { encodeSnapshotTable, newSnapshot, type Snapshot, snapshotInfo, type SnapshotTable } from './snapshot-table.ts';
+import { abortError, type Metadata, type Transaction } from './metadata.ts';
+import {
+  encodeSnapshotTable,
+  newSnapshot,
+  type Snapshot,
+  snapshotInfo,
+  type SnapshotTable,
+} from './snapshot-table.ts';
 import { type TableAt, walkTables } from './walk.ts';
 
 /*
@@ -20,8 +40,10 @@ import { type TableAt, walkTables } from './walk.ts';
  * The snapshot table is always written anew, beside the old one; the header decides which one is true.
  */
 
-interface L1Table extends L1Place {
-  readonly view: DataView;
+/** What a delete or apply may report: one step for each L2 table. */
+interface Walk {
+  readonly metadata: Metadata;
+  readonly options: LongCallOptions;
 }
 
 export class Qcow2Snapshots implements DriverSnapshots {
@@ -42,23 +64,297 @@ export class Qcow2Snapshots implements DriverSnapshots {
     const { file } = metadata;
     const { snapshots } = metadata.snapshots;
     if (snapshots.length + 2 > file.geometry.maxRefcount) throw tooMany(metadata);
-    const idNumber = nextId(metadata);
+    const id = nextId(metadata);
+    const walk: Walk = { metadata, options: {} };
     let made: Snapshot | undefined;
-    await this.#change(metadata, {
-      raise: async () => {
-        await countActive(metadata);
-        const { view } = activeL1(metadata);
-        const l1 = new Uint8Array(view.buffer, view.byteOffset, view.byteLength);
-        const l1Offset = await metadata.writeNew(l1, 'snapshot');
-        const place = { l1Offset, l1EntryCount: metadata.mapping.l1EntryCount, size: file.header.size };
-        made = newSnapshot(String(idNumber), name, createdAt, place);
-        return { ...(await writeTable(metadata, [...snapshots, made])), nextSnapshotId: idNumber + 1 };
-      },
-      lower: () => metadata.countDown(...oldTable),
+    await this.#change(metadata, async () => {
+      await countUp(walk, activeTables(metadata));
+      for (const { l1Index, hostOffset } of activeTables(metadata))
+        metadata.mapping.setL1(l1Index, hostOffset, false);
+      const l1 = bytesOf(metadata.mapping.l1);
+      const l1Offset = await metadata.writeNew(l1, 'snapshot');
+      made = newSnapshot(String(id), name, createdAt, {
+        l1Offset,
+        l1EntryCount: metadata.mapping.l1EntryCount,
+        size: file.header.size,
+      });
+      return {
+        snapshots: [...snapshots, made],
+        patch: { nextSnapshotId: id + 1 },
+        lower: async () => undefined,
+      };
     });
     return snapshotInfo(made as unknown as Snapshot);
   }
 
   async delete(id: string, options: LongCallOptions): Promise<void> {
+    const metadata = this.#metadata();
+    const snapshot = this.#find(id);
+    const walk: Walk = { metadata, options };
+    const tables = tablesOf(
+      metadata,
+      await readL1(metadata.file, placeOf(snapshot), 'snapshot_table.l1_table_offset'),
+    );
+    await this.#change(metadata, async () => ({
+      snapshots: metadata.snapshots.snapshots.filter((each) => each !== snapshot),
+      patch: { nextSnapshotId: nextId(metadata) },
+      lower: async () => {
+        await countDown(walk, tables);
+        await metadata.countDown(snapshot.l1Offset, snapshot.l1EntryCount * 8);
+        await markSoleOwners(metadata, tables);
+      },
+    }));
   }
+
+  async apply(id: string, options: LongCallOptions): Promise<void> {
+    const metadata = this.#metadata();
+    const { file, mapping } = metadata;
+    const snapshot = this.#find(id);
+    const walk: Walk = { metadata, options };
+    const l1 = await readL1(file, placeOf(snapshot), 'snapshot_table.l1_table_offset');
+    const present = activeTables(metadata);
+    const wanted = tablesOf(metadata, l1);
+    const { l1Offset: oldOffset, l1EntryCount: oldEntryCount } = file.header;
+    await this.#change(metadata, async () => {
+      await countUp(walk, without(wanted, present));
+      const copy = l1.slice();
+      const view = viewOf(copy);
+      for (const { l1Index } of wanted)
+        view.setUint32(l1Index * 8, (view.getUint32(l1Index * 8) & ~copiedFlag) >>> 0);
+      const l1Offset = await metadata.writeNew(copy, 'mapping');
+      return {
+        patch: { l1Offset, l1EntryCount: snapshot.l1EntryCount, size: snapshot.size },
+        lower: async () => {
+          await countDown(walk, without(present, wanted));
+          await metadata.countDown(oldOffset, oldEntryCount * 8);
+          mapping.replaceL1(copy);
+        },
+      };
+    });
+  }
+
+  async open(id: string): Promise<DriverImage> {
+    const { file, backing, l2CacheBytes } = this.#parts;
+    const snapshot = this.#find(id);
+    if (snapshot.l1EntryCount < Math.ceil(snapshot.size / file.geometry.l2SpanBytes)) {
+      const data = { value: snapshot.l1EntryCount };
+      throw corrupt(file.name, 'snapshot_table.l1_size', 'too small for the size of the snapshot', data);
+    }
+    const mapping = await Mapping.load(file, placeOf(snapshot), l2CacheBytes);
+    const parts = { file, mapping, snapshots: this.#table(), l2CacheBytes, ...(backing && { backing }) };
+    return this.#openView(parts, snapshot.size);
+  }
+
+  /** One transaction that may write the snapshot table anew and switches the header. */
+  async #change(metadata: Metadata, prepare: () => Promise<Change>): Promise<void> {
+    const { file } = metadata;
+    const old = { ...metadata.snapshots, offset: file.header.snapshotTableOffset };
+    let table: SnapshotTable | undefined;
+    let lower: Transaction['lower'] | undefined;
+    await metadata.transact(
+      {
+        raise: async () => {
+          const change = await prepare();
+          lower = change.lower;
+          if (change.snapshots === undefined) return change.patch;
+          const bytes = encodeSnapshotTable(change.snapshots);
+          table = { snapshots: change.snapshots, bytes: bytes.length };
+          const snapshotTableOffset = bytes.length === 0 ? 0 : await metadata.writeNew(bytes, 'snapshot');
+          return { ...change.patch, snapshotTableOffset, snapshotCount: change.snapshots.length };
+        },
+        lower: async () => {
+          await lower?.();
+          if (table !== undefined) await metadata.countDown(old.offset, old.bytes);
+        },
+      },
+      () => recover(metadata),
+    );
+    if (table !== undefined) metadata.snapshots = table;
+  }
+
+  #table(): SnapshotTable {
+    return this.#parts.metadata?.snapshots ?? this.#parts.snapshots;
+  }
+
+  #find(id: string): Snapshot {
+    const found = this.#table().snapshots.find((snapshot) => snapshot.id === id);
+    if (found !== undefined) return found;
+    const { name } = this.#parts.file;
+    throw new CowlabError('ERR_SNAPSHOT_NOT_FOUND', `${name}: no snapshot with id ${id}`, {
+      file: name,
+      field: 'id',
+    });
+  }
+
+  #metadata(): Metadata {
+    const { metadata, file } = this.#parts;
+    if (metadata !== undefined) return metadata;
+    throw new CowlabError('ERR_READ_ONLY', `${file.name}: the image is open read-only`, { file: file.name });
+  }
+}
+
+/** What an operation changes: a new list of snapshots (where it changes), header fields, counts that go down at the end. */
+interface Change {
+  readonly snapshots?: readonly Snapshot[];
+  readonly patch: Awaited<ReturnType<Transaction['raise']>>;
+  readonly lower: Transaction['lower'];
+}
+
+function placeOf({ l1Offset, l1EntryCount }: Snapshot): L1Place {
+  return { offset: l1Offset, entryCount: l1EntryCount };
+}
+
+function bytesOf(view: DataView): Uint8Array {
+  return new Uint8Array(view.buffer, view.byteOffset, view.byteLength);
+}
+
+/** Ids are numbers in QEMU's images and ours. The counter is ours: where others took it away, the largest id decides. */
+function nextId({ file, snapshots }: Metadata): number {
+  const numbers = snapshots.snapshots.map(({ id }) => (/^\d{1,15}$/.test(id) ? Number(id) : 0));
+  return numbers.reduce((most, number) => Math.max(most, number + 1), file.header.nextSnapshotId ?? 1);
+}
+
+function tooMany({ file }: Metadata): CowlabError {
+  const { refcountBits } = file.geometry;
+  const problem = `refcounts of ${refcountBits} bits cannot count another snapshot`;
+  return new CowlabError('ERR_SNAPSHOT_LIMIT', `${file.name}: ${problem}`, {
+    file: file.name,
+    field: 'header.refcount_order',
+    value: refcountBits,
+  });
+}
+
+/** The L2 tables that an L1 table points to. Throws `ERR_CORRUPT`. */
+function tablesOf({ file }: Metadata, l1: Uint8Array): TableAt[] {
+  const view = viewOf(l1);
+  const tables: TableAt[] = [];
+  for (let l1Index = 0; l1Index < view.byteLength / 8; l1Index += 1) {
+    const hi = view.getUint32(l1Index * 8);
+    const lo = view.getUint32(l1Index * 8 + 4);
+    if (isMalformed(hi, lo, file.geometry.clusterBytes, 0) || (hi & compressedFlag) !== 0) {
+      throw corrupt(file.name, 'l1_table.entry', 'reserved bits are set', { index: l1Index });
+    }
+    const hostOffset = hostOffsetOf(hi, lo);
+    if (hostOffset !== 0) tables.push({ hostOffset, l1Index });
+  }
+  return tables;
+}
+
+function activeTables(metadata: Metadata): TableAt[] {
+  return tablesOf(metadata, bytesOf(metadata.mapping.l1));
+}
+
+/** Those of `tables` that the other list does not have at the same place. */
+function without(tables: readonly TableAt[], others: readonly TableAt[]): TableAt[] {
+  const there = new Map(others.map(({ l1Index, hostOffset }) => [l1Index, hostOffset]));
+  return tables.filter(({ l1Index, hostOffset }) => there.get(l1Index) !== hostOffset);
+}
+
+/** One more way leads to each table and to what it refers to: nobody owns them alone any more. */
+async function countUp(walk: Walk, tables: readonly TableAt[]): Promise<void> {
+  await countTables(walk, tables, 1, (view) => {
+    let changed = false;
+    for (let at = 0; at < view.byteLength; at += 8) {
+      const hi = view.getUint32(at);
+      if ((hi & copiedFlag) === 0) continue;
+      view.setUint32(at, (hi & ~copiedFlag) >>> 0);
+      changed = true;
+    }
+    return changed;
+  });
+}
+
+async function countDown(walk: Walk, tables: readonly TableAt[]): Promise<void> {
+  await countTables(walk, tables, -1, () => false);
+}
+
+async function countTables(
+  { metadata, options }: Walk,
+  tables: readonly TableAt[],
+  delta: 1 | -1,
+  change: (view: DataView) => boolean,
+): Promise<void> {
+  const { file, refcounts } = metadata;
+  let done = 0;
+  await walkTables(file, tables, async (table, view) => {
+    if (options.signal?.aborted) throw abortError(file.name);
+    await refcounts.change({ first: table.hostOffset / file.geometry.clusterBytes, count: 1 }, delta);
+    await countEntries(metadata, view, delta);
+    done += 1;
+    options.onProgress?.({ done, total: tables.length });
+    const changed = change(view);
+    if (changed) keepCached(metadata, table, view);
+    return changed;
+  });
+}
+
+/** Changes the counts of everything that one L2 table refers to, neighbours together. */
+async function countEntries({ file, refcounts }: Metadata, view: DataView, delta: 1 | -1): Promise<void> {
+  const { clusterBytes } = file.geometry;
+  let first = 0;
+  let count = 0;
+  const settle = async (): Promise<void> => {
+    const changed = count > 0 ? refcounts.change({ first, count }, delta) : undefined;
+    if (changed !== undefined) await changed;
+  };
+  for (let at = 0; at < view.byteLength; at += 8) {
+    const hi = view.getUint32(at);
+    const lo = view.getUint32(at + 4);
+    if (hi === 0 && lo === 0) continue;
+    const run = clustersOf(file, hi, lo);
+    if (run.count === 0) continue;
+    if (count > 0 && run.first === first + count) {
+      count += run.count;
+      continue;
+    }
+    await settle();
+    ({ first, count } = run);
+  }
+  await settle();
+
+  function clustersOf(image: typeof file, hi: number, lo: number): { first: number; count: number } {
+    if ((hi & compressedFlag) !== 0) {
+      const { offset, end } = compressedPlace(hi, lo, image.header.clusterBits);
+      const start = Math.floor(offset / clusterBytes);
+      return { first: start, count: Math.ceil(end / clusterBytes) - start };
+    }
+    if (isMalformed(hi, lo, clusterBytes, zeroFlag))
+      throw corrupt(image.name, 'l2_table.entry', 'reserved bits are set');
+    const hostOffset = hostOffsetOf(hi, lo & ~zeroFlag);
+    return { first: hostOffset / clusterBytes, count: hostOffset === 0 ? 0 : 1 };
+  }
+}
+
+/** After a delete: what only the active state refers to now is its own again. Sharing happens at one guest offset only. */
+async function markSoleOwners(metadata: Metadata, deleted: readonly TableAt[]): Promise<void> {
+  const { file, mapping, refcounts } = metadata;
+  const { clusterBytes } = file.geometry;
+  const touched = new Set(deleted.map(({ l1Index }) => l1Index));
+  const tables = activeTables(metadata).filter(({ l1Index }) => touched.has(l1Index));
+  const isSole = async (hostOffset: number): Promise<boolean> =>
+    (await refcounts.get(hostOffset / clusterBytes)) === 1;
+  for (const { l1Index, hostOffset } of tables) {
+    if (!mapping.isOwned(l1Index) && (await isSole(hostOffset))) mapping.setL1(l1Index, hostOffset, true);
+  }
+  await walkTables(file, tables, async (table, view) => {
+    let changed = false;
+    for (let at = 0; at < view.byteLength; at += 8) {
+      const hi = view.getUint32(at);
+      if ((hi & (copiedFlag | compressedFlag)) !== 0) continue;
+      const hostOffset = hostOffsetOf(hi, view.getUint32(at + 4) & ~zeroFlag);
+      if (hostOffset === 0) continue;
+      const count = refcounts.get(hostOffset / clusterBytes);
+      if ((count instanceof Promise ? await count : count) !== 1) continue;
+      view.setUint32(at, (hi | copiedFlag) >>> 0);
+      changed = true;
+    }
+    if (changed) keepCached(metadata, table, view);
+    return changed;
+  });
+}
+
+/** A table that was changed in the file is changed in the cache too. */
+function keepCached({ mapping }: Metadata, { l1Index, hostOffset }: TableAt, view: DataView): void {
+  const cached = mapping.tables.peek(l1Index);
+  if (cached?.hostOffset === hostOffset) cached.bytes.set(bytesOf(view));
 }

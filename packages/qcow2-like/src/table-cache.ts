@@ -1,3 +1,5 @@
+import type { Awaitable } from '@cowlab/core';
+
 /*
  * A bounded cache of one kind of one-cluster metadata table (L2 tables by L1 index, refcount blocks by
  * refcount table index). The slot array makes a hit one array access; the clock evicts.
@@ -7,6 +9,8 @@
  *
  * The cache never writes. When every table is dirty it grows past its capacity, and the owner, who asks
  * `dirtyCount`, writes back soon after.
+ *
+ * Whoever waited for anything asks `peek` again before he changes a table: it may have been evicted meanwhile.
  */
 
 export interface Table {
@@ -30,7 +34,7 @@ export class TableCache {
   #ring: Table[] = [];
   #hand = 0;
   #dirty = new Set<Table>();
-  #spare: Uint8Array | undefined;
+  readonly #loading = new Map<number, Promise<Table>>();
 
   /** `budgetBytes` is rounded down to whole tables, but never below `minTables`. */
   constructor(tableBytes: number, budgetBytes: number, minTables: number) {
@@ -56,11 +60,18 @@ export class TableCache {
     return table;
   }
 
-  /** Bytes to load a table into; their contents are old. */
-  buffer(): Uint8Array {
-    const spare = this.#spare ?? new Uint8Array(this.tableBytes);
-    this.#spare = undefined;
-    return spare;
+  /** Takes in a table from the file. Who asks while it is on its way gets the same one: two would drift apart. */
+  load(index: number, hostOffset: number, read: (target: Uint8Array) => Awaitable<void>): Awaitable<Table> {
+    const under = this.#loading.get(index);
+    if (under !== undefined) return under;
+    const bytes = new Uint8Array(this.tableBytes);
+    const reading = read(bytes);
+    if (!(reading instanceof Promise)) return this.insert(index, hostOffset, bytes);
+    const loading = reading
+      .then(() => this.insert(index, hostOffset, bytes))
+      .finally(() => this.#loading.delete(index));
+    this.#loading.set(index, loading);
+    return loading;
   }
 
   /** Takes in a table that is not here yet, clean. */
@@ -68,7 +79,16 @@ export class TableCache {
     this.misses += 1;
     this.#makeRoom();
     const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
-    const table: Table = { index, hostOffset, bytes, view, dirtyFrom: 0, dirtyTo: 0, fresh: false, used: true };
+    const table: Table = {
+      index,
+      hostOffset,
+      bytes,
+      view,
+      dirtyFrom: 0,
+      dirtyTo: 0,
+      fresh: false,
+      used: true,
+    };
     while (this.#slots.length < index) this.#slots.push(undefined);
     this.#slots[index] = table;
     this.#ring.push(table);
@@ -144,6 +164,5 @@ export class TableCache {
     const last = this.#ring.pop() as Table;
     if (last !== table) this.#ring[this.#hand] = last;
     this.#slots[table.index] = undefined;
-    this.#spare = table.bytes;
   }
 }

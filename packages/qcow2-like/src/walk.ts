@@ -47,6 +47,12 @@ async function walkBatch(file: ImageFile, tables: readonly TableAt[], visit: Vis
   await writePart(file, start, bytes, from, bytes.length);
 }
 
-async function writePart(file: ImageFile, start: number, bytes: Uint8Array, from: number, to: number): Promise<void> {
+async function writePart(
+  file: ImageFile,
+  start: number,
+  bytes: Uint8Array,
+  from: number,
+  to: number,
+): Promise<void> {
   if (from < to) await file.storage.write(start + from, bytes.subarray(from, to), 'mapping');
 }

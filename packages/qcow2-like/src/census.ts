@@ -1,0 +1,191 @@
+import { type LongCallOptions, viewOf } from '@cowlab/core';
+import { visitBitmaps } from './bitmaps.ts';
+import { compressedFlag, compressedPlace, hostOffsetOf, isMalformed, zeroFlag } from './entries.ts';
+import type { ImageFile } from './image-file.ts';
+import { type L1Place, readL1 } from './mapping.ts';
+import { abortError } from './metadata.ts';
+import { References } from './references.ts';
+import { readRefcountTable } from './refcounts.ts';
+import type { SnapshotTable } from './snapshot-table.ts';
+import { type TableAt, walkTables } from './walk.ts';
+
+/*
+ * The census: everything that the header reaches is walked once, and every cluster counted as often as it is
+ * reached. What it finds is what the refcounts have to say.
+ *
+ *   header → refcount table → refcount blocks          header → bitmap directory → bitmap tables → bitmaps
+ *          → snapshot table → L1 tables ─┐
+ *          → active L1 table ────────────┴→ L2 tables → data and compressed clusters
+ *
+ * Snapshots share L2 tables: a table is read once, and counted as often as L1 tables point to it.
+ */
+
+/** A structure that points where nothing can be. */
+export interface Problem {
+  readonly structure: string;
+  readonly message: string;
+  readonly hostOffset?: number;
+}
+
+export interface Census {
+  readonly references: References;
+  readonly problems: readonly Problem[];
+  /** Guest bytes with a cluster of their own in the active state. */
+  readonly allocatedBytes: number;
+}
+
+const maxProblems = 1000;
+
+export async function takeCensus(
+  file: ImageFile,
+  snapshots: SnapshotTable,
+  options: LongCallOptions,
+): Promise<Census> {
+  const census = new Counting(file);
+  await census.countFixed(snapshots);
+  const { l1Offset, l1EntryCount } = file.header;
+  await census.countL1({ offset: l1Offset, entryCount: l1EntryCount }, 'L1 table');
+  const active = census.takeTables();
+  for (const { l1Offset: offset, l1EntryCount: entryCount, name } of snapshots.snapshots) {
+    await census.countL1({ offset, entryCount }, `L1 table of snapshot ${JSON.stringify(name)}`);
+  }
+  const shared = census.takeTables();
+  await census.countL2(active, shared, options);
+  return census;
+}
+
+type TableUses = Map<number, { readonly at: TableAt; times: number }>;
+
+class Counting implements Census {
+  readonly references: References = new References();
+  readonly problems: Problem[] = [];
+  allocatedBytes = 0;
+  readonly #file: ImageFile;
+  #tables: TableUses = new Map();
+
+  constructor(file: ImageFile) {
+    this.#file = file;
+  }
+
+  /** The L2 tables counted since the last call, by host offset. */
+  takeTables(): TableUses {
+    const tables = this.#tables;
+    this.#tables = new Map();
+    return tables;
+  }
+
+  async countFixed(snapshots: SnapshotTable): Promise<void> {
+    const { header } = this.#file;
+    this.references.add(0, 1);
+    await this.#countRefcounts();
+    if (header.snapshotCount > 0)
+      this.#structure('snapshot table', header.snapshotTableOffset, snapshots.bytes);
+    await visitBitmaps(this.#file, (structure, offset, bytes) => this.#structure(structure, offset, bytes));
+  }
+
+  async #countRefcounts(): Promise<void> {
+    const { header, geometry } = this.#file;
+    this.references.add(header.refcountTableOffset / geometry.clusterBytes, header.refcountTableClusters);
+    const table = viewOf(await readRefcountTable(this.#file));
+    for (let at = 0; at < table.byteLength; at += 8) {
+      const hi = table.getUint32(at);
+      const lo = table.getUint32(at + 4);
+      if (hi !== 0 || lo !== 0)
+        this.#structure('refcount block', (hi & 0x7fff_ffff) * 2 ** 32 + lo, geometry.clusterBytes);
+    }
+  }
+
+  /** Counts an L1 table, and the L2 tables that it points to. */
+  async countL1(place: L1Place, structure: string): Promise<void> {
+    if (place.entryCount === 0) return;
+    if (!this.#structure(structure, place.offset, place.entryCount * 8)) return;
+    const l1 = viewOf(await readL1(this.#file, place, 'l1_table_offset'));
+    const { clusterBytes } = this.#file.geometry;
+    for (let l1Index = 0; l1Index < place.entryCount; l1Index += 1) {
+      const hi = l1.getUint32(l1Index * 8);
+      const lo = l1.getUint32(l1Index * 8 + 4);
+      const hostOffset = hostOffsetOf(hi, lo);
+      if (isMalformed(hi, lo, clusterBytes, 0) || (hi & compressedFlag) !== 0) {
+        this.#problem(structure, `entry ${l1Index} has reserved bits set`);
+      } else if (hostOffset !== 0 && this.#structure('L2 table', hostOffset, clusterBytes)) {
+        const known = this.#tables.get(hostOffset);
+        if (known !== undefined) known.times += 1;
+        else this.#tables.set(hostOffset, { at: { hostOffset, l1Index }, times: 1 });
+      }
+    }
+  }
+
+  async countL2(active: TableUses, shared: TableUses, options: LongCallOptions): Promise<void> {
+    const uses = new Map<number, TableAt>();
+    for (const each of [active, shared]) for (const [offset, { at }] of each) uses.set(offset, at);
+    let done = 0;
+    await walkTables(this.#file, [...uses.values()], (at, view) => {
+      if (options.signal?.aborted) throw abortError(this.#file.name);
+      const inActive = active.get(at.hostOffset)?.times ?? 0;
+      const times = inActive + (shared.get(at.hostOffset)?.times ?? 0);
+      const clusters = this.#countEntries(view, times);
+      this.allocatedBytes += inActive * clusters * this.#file.geometry.clusterBytes;
+      done += 1;
+      options.onProgress?.({ done, total: uses.size });
+      return false;
+    });
+  }
+
+  /** Counts the clusters of one L2 table; how many entries have some. */
+  #countEntries(view: DataView, times: number): number {
+    const { clusterBytes } = this.#file.geometry;
+    const { clusterBits, version } = this.#file.header;
+    const fileBytes = this.#file.storage.size();
+    let mapped = 0;
+    for (let at = 0; at < view.byteLength; at += 8) {
+      const hi = view.getUint32(at);
+      const lo = view.getUint32(at + 4);
+      if (hi === 0 && lo === 0) continue;
+      if ((hi & compressedFlag) !== 0) {
+        const { offset, end } = compressedPlace(hi, lo, clusterBits);
+        if (offset >= fileBytes)
+          this.#problem('L2 table', 'compressed data past the end of the file', offset);
+        else {
+          const first = Math.floor(offset / clusterBytes);
+          this.references.add(first, Math.ceil(end / clusterBytes) - first, times);
+          mapped += 1;
+        }
+        continue;
+      }
+      const hostOffset = hostOffsetOf(hi, lo);
+      if (isMalformed(hi, lo, clusterBytes, version === 3 ? zeroFlag : 0)) {
+        this.#problem('L2 table', `entry ${at / 8} has reserved bits set`, hostOffset);
+      } else if (hostOffset >= fileBytes) {
+        this.#problem('L2 table', `entry ${at / 8} points past the end of the file`, hostOffset);
+      } else if (hostOffset !== 0) {
+        this.references.add(hostOffset / clusterBytes, 1, times);
+        mapped += 1;
+      }
+    }
+    return mapped;
+  }
+
+  /** Counts a structure of its own clusters; false when it lies where it cannot. */
+  #structure(structure: string, offset: number, bytes: number): boolean {
+    const { clusterBytes } = this.#file.geometry;
+    const problem =
+      offset % clusterBytes !== 0
+        ? 'is not aligned to clusters'
+        : offset === 0
+          ? 'lies on the header'
+          : offset + bytes > this.#file.storage.size()
+            ? 'reaches past the end of the file'
+            : undefined;
+    if (problem !== undefined) {
+      this.#problem(structure, problem, offset);
+      return false;
+    }
+    this.references.add(offset / clusterBytes, Math.ceil(bytes / clusterBytes));
+    return true;
+  }
+
+  #problem(structure: string, message: string, hostOffset?: number): void {
+    if (this.problems.length === maxProblems) return;
+    this.problems.push({ structure, message, ...(hostOffset === undefined ? {} : { hostOffset }) });
+  }
+}

@@ -1,0 +1,213 @@
+import { type CheckOptions, type CheckReport, corrupt, type Finding, viewOf } from '@cowlab/core';
+import { type Census, takeCensus } from './census.ts';
+import { compressedFlag, copiedFlag, hostOffsetOf, zeroFlag } from './entries.ts';
+import type { ImageParts } from './image.ts';
+import type { ImageFile } from './image-file.ts';
+import { readL1 } from './mapping.ts';
+import type { Metadata } from './metadata.ts';
+import { rebuildRefcounts } from './rebuild.ts';
+import type { References } from './references.ts';
+import { Refcounts } from './refcounts.ts';
+import { type TableAt, walkTables } from './walk.ts';
+
+/*
+ * Check and repair. The census (census.ts) says how often each cluster is referred to; the bookkeeping must say
+ * the same, twice: in the refcounts, and in the COPIED flags of the active tables, set where the count is one.
+ *
+ *   refcount too low, or block missing   corruption: the cluster could be given to somebody else
+ *   refcount too high                    leak
+ *   COPIED without a count of one        corruption: a write in place would change a snapshot
+ *   COPIED missing                       corruption by QEMU's judgement, harmless in fact: one needless copy
+ *   pointer where nothing can be         corruption that nothing here can mend: it is reported, and stays
+ *
+ * Repair runs under the dirty bit (version 3), so a power loss in its middle means that it is done again.
+ */
+
+const maxFindings = 1000;
+
+class Report {
+  corruptions = 0;
+  leaks = 0;
+  repaired = 0;
+  readonly findings: Finding[] = [];
+  readonly #file: string;
+  readonly #repairs: readonly Finding['severity'][];
+
+  constructor(file: string, repair: CheckOptions['repair']) {
+    this.#file = file;
+    this.#repairs = repair === 'all' ? ['leak', 'corruption'] : repair === 'leaks' ? ['leak'] : [];
+  }
+
+  /** Notes a finding that repair can mend; true when it is to be mended. */
+  mendable(severity: Finding['severity'], structure: string, message: string, hostOffset: number): boolean {
+    const repaired = this.#repairs.includes(severity);
+    this.add({ severity, structure, message, hostOffset, repaired });
+    return repaired;
+  }
+
+  add(finding: Omit<Finding, 'file'>): void {
+    if (finding.repaired) this.repaired += 1;
+    else if (finding.severity === 'leak') this.leaks += 1;
+    else this.corruptions += 1;
+    if (this.findings.length < maxFindings) this.findings.push({ ...finding, file: this.#file });
+  }
+}
+
+/** Counts that are wrong, by cluster. */
+interface WrongCount {
+  readonly cluster: number;
+  readonly expected: number;
+  readonly recorded: number;
+  /** There is no refcount block that could hold the count. */
+  readonly isMissing: boolean;
+}
+
+/** Checks a closed state: everything is on disk. */
+export async function checkImage(parts: ImageParts, options: CheckOptions): Promise<CheckReport> {
+  const { file, metadata } = parts;
+  const census = await takeCensus(file, metadata?.snapshots ?? parts.snapshots, options);
+  const report = new Report(file.name, options.repair);
+  for (const problem of census.problems) report.add({ severity: 'corruption', repaired: false, ...problem });
+  const refcounts = metadata?.refcounts ?? (await Refcounts.load(file, file.geometry.clusterBytes));
+  const wrong = (await compareCounts(refcounts, census)).filter(({ cluster, expected, recorded }) => {
+    const severity = recorded > expected ? 'leak' : 'corruption';
+    const message = `refers to it ${expected} times, the refcount says ${recorded}`;
+    return report.mendable(
+      severity,
+      'refcount',
+      `the image ${message}`,
+      cluster * file.geometry.clusterBytes,
+    );
+  });
+  const flags = await compareFlags(file, census.references, (hostOffset, message) =>
+    report.mendable('corruption', 'COPIED flag', message, hostOffset),
+  );
+  if (metadata !== undefined && (wrong.length > 0 || flags > 0)) await repair(metadata, census, wrong);
+  return {
+    corruptions: report.corruptions,
+    leaks: report.leaks,
+    repaired: report.repaired,
+    findings: report.findings,
+    allocatedBytes: census.allocatedBytes,
+    imageEndBytes: census.references.end * file.geometry.clusterBytes,
+  };
+}
+
+/**
+ * Makes refcounts and COPIED flags right and clears the dirty bit: what an image needs whose last writer did not
+ * get to its end. Throws `ERR_CORRUPT`, and changes nothing, when a pointer leads nowhere.
+ */
+export async function recover(metadata: Metadata): Promise<void> {
+  const { file } = metadata;
+  const census = await takeCensus(file, metadata.snapshots, {});
+  const [problem] = census.problems;
+  if (problem !== undefined) {
+    const { structure, message, hostOffset } = problem;
+    throw corrupt(file.name, structure, message, hostOffset === undefined ? {} : { offset: hostOffset });
+  }
+  await repair(metadata, census, await compareCounts(metadata.refcounts, census));
+}
+
+async function compareCounts(refcounts: Refcounts, { references }: Census): Promise<WrongCount[]> {
+  const wrong: WrongCount[] = [];
+  const isMissing = (index: number): boolean => refcounts.soundBlockOffset(index) === 0;
+  for (let index = 0; index < refcounts.tableEntryCount; index += 1) {
+    if (isMissing(index)) continue;
+    const block = await refcounts.block(index);
+    if (block === undefined) continue;
+    for (let within = 0; within < refcounts.perBlock; within += 1) {
+      const cluster = index * refcounts.perBlock + within;
+      const expected = references.get(cluster);
+      const recorded = refcounts.width.get(block.view, within);
+      if (recorded !== expected) wrong.push({ cluster, expected, recorded, isMissing: false });
+    }
+  }
+  for (const cluster of references.clusters()) {
+    if (!isMissing(Math.floor(cluster / refcounts.perBlock))) continue;
+    wrong.push({ cluster, expected: references.get(cluster), recorded: 0, isMissing: true });
+  }
+  return wrong;
+}
+
+/** Says of every wrong COPIED flag in the active tables; how many the callback wants mended. */
+async function compareFlags(
+  file: ImageFile,
+  references: References,
+  onWrong: (hostOffset: number, message: string) => boolean,
+): Promise<number> {
+  let mendable = 0;
+  const compare = (hi: number, lo: number, structure: string): void => {
+    const hostOffset = hostOffsetOf(hi, lo & ~zeroFlag);
+    const isOne = references.get(hostOffset / file.geometry.clusterBytes) === 1;
+    if (hostOffset === 0 || isOne === ((hi & copiedFlag) !== 0)) return;
+    const message = isOne ? 'is missing where nothing else refers' : 'is set where something else refers too';
+    if (onWrong(hostOffset, `in the ${structure} ${message}`)) mendable += 1;
+  };
+  const tables = await soundActiveTables(file, references);
+  for (const { hi, lo } of tables) compare(hi, lo, 'L1 table');
+  await walkTables(file, tables, (_, view) => {
+    forEachCluster(view, (hi, lo) => compare(hi, lo, 'L2 table'));
+    return false;
+  });
+  return mendable;
+}
+
+/** The active L2 tables that the census has counted: others lie where they cannot. */
+async function soundActiveTables(
+  file: ImageFile,
+  references: References,
+): Promise<(TableAt & { readonly hi: number; readonly lo: number })[]> {
+  const { l1Offset, l1EntryCount } = file.header;
+  const l1 = viewOf(await readL1(file, { offset: l1Offset, entryCount: l1EntryCount }, 'l1_table_offset'));
+  const tables: (TableAt & { hi: number; lo: number })[] = [];
+  for (let l1Index = 0; l1Index < l1EntryCount; l1Index += 1) {
+    const hi = l1.getUint32(l1Index * 8);
+    const lo = l1.getUint32(l1Index * 8 + 4);
+    const hostOffset = hostOffsetOf(hi, lo);
+    if (hostOffset === 0 || references.get(hostOffset / file.geometry.clusterBytes) === 0) continue;
+    tables.push({ hostOffset, l1Index, hi, lo });
+  }
+  return tables;
+}
+
+/** Visits the entries of an L2 table that have a standard cluster. */
+function forEachCluster(view: DataView, visit: (hi: number, lo: number, at: number) => void): void {
+  for (let at = 0; at < view.byteLength; at += 8) {
+    const hi = view.getUint32(at);
+    const lo = view.getUint32(at + 4);
+    if ((hi & compressedFlag) === 0 && (hi !== 0 || lo !== 0)) visit(hi, lo, at);
+  }
+}
+
+async function repair(metadata: Metadata, census: Census, wrong: readonly WrongCount[]): Promise<void> {
+  const { file, refcounts } = metadata;
+  const hasDirtyBit = file.header.version === 3;
+  if (hasDirtyBit && !file.header.dirty) await file.update({ dirty: true });
+  if (wrong.some(({ isMissing }) => isMissing)) await rebuildRefcounts(metadata, census.references);
+  else for (const { cluster, expected } of wrong) await refcounts.assign(cluster, expected);
+  await mendFlags(metadata, census.references);
+  await metadata.writeAll();
+  if (hasDirtyBit) await file.update({ dirty: false });
+  await metadata.reload();
+}
+
+async function mendFlags(metadata: Metadata, references: References): Promise<void> {
+  const { file, mapping } = metadata;
+  const isOne = (hostOffset: number): boolean =>
+    references.get(hostOffset / file.geometry.clusterBytes) === 1;
+  const tables = await soundActiveTables(file, references);
+  for (const { l1Index, hostOffset, hi } of tables) {
+    if (((hi & copiedFlag) !== 0) !== isOne(hostOffset))
+      mapping.setL1(l1Index, hostOffset, isOne(hostOffset));
+  }
+  await walkTables(file, tables, (_, view) => {
+    let changed = false;
+    forEachCluster(view, (hi, lo, at) => {
+      const hostOffset = hostOffsetOf(hi, lo & ~zeroFlag);
+      if (hostOffset === 0 || ((hi & copiedFlag) !== 0) === isOne(hostOffset)) return;
+      view.setUint32(at, (hi ^ copiedFlag) >>> 0);
+      changed = true;
+    });
+    return changed;
+  });
+}
