@@ -17,8 +17,11 @@ import { type TableAt, walkTables } from './walk.ts';
  *   refcount too low, or block missing   corruption: the cluster could be given to somebody else
  *   refcount too high                    leak
  *   COPIED without a count of one        corruption: a write in place would change a snapshot
- *   COPIED missing                       corruption by QEMU's judgement, harmless in fact: one needless copy
+ *   COPIED missing                       leak: one needless copy, and its old place (QEMU calls it an error)
  *   pointer where nothing can be         corruption that nothing here can mend: it is reported, and stays
+ *
+ * While the dirty bit is set, the bookkeeping is stale and known to be: what is wrong with it is no corruption,
+ * and the next open for writing sets it right.
  *
  * Repair runs under the dirty bit (version 3), so a power loss in its middle means that it is done again.
  */
@@ -31,18 +34,9 @@ class Report {
   repaired = 0;
   readonly findings: Finding[] = [];
   readonly #file: string;
-  readonly #repairs: readonly Finding['severity'][];
 
-  constructor(file: string, repair: CheckOptions['repair']) {
+  constructor(file: string) {
     this.#file = file;
-    this.#repairs = repair === 'all' ? ['leak', 'corruption'] : repair === 'leaks' ? ['leak'] : [];
-  }
-
-  /** Notes a finding that repair can mend; true when it is to be mended. */
-  mendable(severity: Finding['severity'], structure: string, message: string, hostOffset: number): boolean {
-    const repaired = this.#repairs.includes(severity);
-    this.add({ severity, structure, message, hostOffset, repaired });
-    return repaired;
   }
 
   add(finding: Omit<Finding, 'file'>): void {
@@ -62,27 +56,33 @@ interface WrongCount {
   readonly isMissing: boolean;
 }
 
-/** Checks a closed state: everything is on disk. */
+/** Checks a state of which nothing is in memory only. Repairs nothing while a pointer leads nowhere: what lies behind it would be lost. */
 export async function checkImage(parts: ImageParts, options: CheckOptions): Promise<CheckReport> {
   const { file, metadata } = parts;
   const census = await takeCensus(file, metadata?.snapshots ?? parts.snapshots, options);
-  const report = new Report(file.name, options.repair);
+  const report = new Report(file.name);
   for (const problem of census.problems) report.add({ severity: 'corruption', repaired: false, ...problem });
+  const repairs = census.problems.length > 0 ? undefined : options.repair;
+  const isStale = file.header.dirty;
   const refcounts = metadata?.refcounts ?? (await Refcounts.load(file, file.geometry.clusterBytes));
   const wrong = (await compareCounts(refcounts, census)).filter(({ cluster, expected, recorded }) => {
-    const severity = recorded > expected ? 'leak' : 'corruption';
-    const message = `refers to it ${expected} times, the refcount says ${recorded}`;
-    return report.mendable(
-      severity,
-      'refcount',
-      `the image ${message}`,
-      cluster * file.geometry.clusterBytes,
-    );
+    const isLeak = recorded > expected;
+    const repaired = repairs === 'all' || (repairs === 'leaks' && isLeak);
+    const severity = isLeak || isStale ? 'leak' : 'corruption';
+    const message = `the image refers to it ${expected} times, the refcount says ${recorded}`;
+    const hostOffset = cluster * file.geometry.clusterBytes;
+    report.add({ severity, structure: 'refcount', message, hostOffset, repaired });
+    return repaired;
   });
-  const flags = await compareFlags(file, census.references, (hostOffset, message) =>
-    report.mendable('corruption', 'COPIED flag', message, hostOffset),
-  );
-  if (metadata !== undefined && (wrong.length > 0 || flags > 0)) await repair(metadata, census, wrong);
+  let wrongFlags = 0;
+  await compareFlags(file, census.references, (hostOffset, table, isOne) => {
+    wrongFlags += 1;
+    const severity = isOne || isStale ? 'leak' : 'corruption';
+    const message = `in the ${table}: ${isOne ? 'missing, though nothing else refers' : 'set, though something else refers too'}`;
+    report.add({ severity, structure: 'COPIED flag', message, hostOffset, repaired: repairs !== undefined });
+  });
+  const mustRepair = wrong.length > 0 || (repairs !== undefined && wrongFlags > 0);
+  if (metadata !== undefined && mustRepair) await repair(metadata, census, wrong);
   return {
     corruptions: report.corruptions,
     leaks: report.leaks,
@@ -129,19 +129,16 @@ async function compareCounts(refcounts: Refcounts, { references }: Census): Prom
   return wrong;
 }
 
-/** Says of every wrong COPIED flag in the active tables; how many the callback wants mended. */
+/** Says of every wrong COPIED flag in the active tables whether its cluster is referred to once. */
 async function compareFlags(
   file: ImageFile,
   references: References,
-  onWrong: (hostOffset: number, message: string) => boolean,
-): Promise<number> {
-  let mendable = 0;
-  const compare = (hi: number, lo: number, structure: string): void => {
+  onWrong: (hostOffset: number, table: string, isOne: boolean) => void,
+): Promise<void> {
+  const compare = (hi: number, lo: number, table: string): void => {
     const hostOffset = hostOffsetOf(hi, lo & ~zeroFlag);
     const isOne = references.get(hostOffset / file.geometry.clusterBytes) === 1;
-    if (hostOffset === 0 || isOne === ((hi & copiedFlag) !== 0)) return;
-    const message = isOne ? 'is missing where nothing else refers' : 'is set where something else refers too';
-    if (onWrong(hostOffset, `in the ${structure} ${message}`)) mendable += 1;
+    if (hostOffset !== 0 && isOne !== ((hi & copiedFlag) !== 0)) onWrong(hostOffset, table, isOne);
   };
   const tables = await soundActiveTables(file, references);
   for (const { hi, lo } of tables) compare(hi, lo, 'L1 table');
@@ -149,7 +146,6 @@ async function compareFlags(
     forEachCluster(view, (hi, lo) => compare(hi, lo, 'L2 table'));
     return false;
   });
-  return mendable;
 }
 
 /** The active L2 tables that the census has counted: others lie where they cannot. */

@@ -1,6 +1,5 @@
 import {
   type Awaitable,
-  andThen,
   type Backing,
   type CheckOptions,
   type CheckReport,
@@ -58,6 +57,13 @@ export interface ImageParts {
   readonly l2CacheBytes: number;
 }
 
+/** A snapshot opened as an image: its own tables over the file of the image that it is of. */
+interface SnapshotView {
+  /** Guest bytes, whatever the disk has now. */
+  readonly size: number;
+  readonly of: Qcow2Image;
+}
+
 export class Qcow2Image implements DriverImage {
   readonly unitBytes: number;
   readonly snapshots: DriverSnapshots;
@@ -65,22 +71,25 @@ export class Qcow2Image implements DriverImage {
   readonly #extents: Extents;
   readonly #compressed: CompressedClusters;
   readonly #reservations: Reservations | undefined;
-  /** Set for the view of a snapshot: its size, whatever the disk's is. */
-  readonly #viewSize: number | undefined;
+  /** Set for the view of a snapshot. */
+  readonly #view: SnapshotView | undefined;
 
-  constructor(parts: ImageParts, viewSize?: number) {
+  constructor(parts: ImageParts, view?: SnapshotView) {
     const { file, mapping, backing, metadata } = parts;
     this.#parts = parts;
-    this.#viewSize = viewSize;
+    this.#view = view;
     this.unitBytes = file.geometry.clusterBytes;
     this.#compressed = new CompressedClusters(file);
     this.#extents = new Extents(file, mapping, this.#compressed, backing, metadata !== undefined);
     this.#reservations = metadata && new Reservations(metadata, backing, this.#extents);
-    this.snapshots = new Qcow2Snapshots(parts, (view, size) => new Qcow2Image(view, size));
+    this.snapshots = new Qcow2Snapshots(
+      parts,
+      (viewParts, size) => new Qcow2Image(viewParts, { size, of: this }),
+    );
   }
 
   get size(): number {
-    return this.#viewSize ?? this.#parts.file.header.size;
+    return this.#view?.size ?? this.#parts.file.header.size;
   }
 
   map(offset: number, length: number): Awaitable<Extent> {
@@ -110,6 +119,7 @@ export class Qcow2Image implements DriverImage {
   }
 
   async check(options: CheckOptions): Promise<CheckReport> {
+    if (this.#view !== undefined) return this.#view.of.check(options);
     await this.#parts.metadata?.sync();
     return checkImage(this.#parts, options);
   }
@@ -156,7 +166,7 @@ export class Qcow2Image implements DriverImage {
 
   async close(): Promise<void> {
     // The view of a snapshot shares everything with the image that it is of.
-    if (this.#viewSize !== undefined) return;
+    if (this.#view !== undefined) return;
     const { file, metadata, backing } = this.#parts;
     try {
       if (metadata !== undefined && !metadata.isBroken) await metadata.sync();

@@ -11,8 +11,8 @@ import { Turns } from './turns.ts';
 /** What changes together: raise counts and write new structures, switch the header, then count down. */
 export interface Transaction {
   /** Nothing that the present header reaches may lose a reference here. */
-  raise(): Promise<HeaderPatch>;
-  lower(): Promise<void>;
+  readonly raise: () => Promise<HeaderPatch>;
+  readonly lower: () => Promise<void>;
 }
 
 /** The metadata of an image that is open for writing, and the order in which it reaches the disk (see image.ts). */

@@ -1,4 +1,12 @@
 import { conformance } from '@cowlab/conformance';
+import { describe } from 'vitest';
 import { qcow2 } from '../src/index.ts';
 
-conformance({ driver: qcow2, options: { cluster_size: 4096 }, judge: { format: 'qcow2' } });
+describe.each([
+  { cluster_size: 4096 },
+  { cluster_size: 512, refcount_bits: 8 },
+  { cluster_size: 4096, lazy_refcounts: true },
+  { cluster_size: 4096, compat: '0.10' },
+])('with options %o', (options) => {
+  conformance({ driver: qcow2, options, judge: { format: 'qcow2' } });
+});
