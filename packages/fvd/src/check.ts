@@ -1,73 +1,177 @@
-import { type CheckOptions, type CheckReport, type Finding, isCowlabError } from '@cowlab/core';
+import {
+  Bitset,
+  type CheckOptions,
+  type CheckReport,
+  CowlabError,
+  type Finding,
+  isCowlabError,
+} from '@cowlab/core';
+import { type Catalog } from './catalog.ts';
+import { markData, markLog } from './front-use.ts';
 import type { FvdImage } from './image.ts';
-import { readState } from './tree.ts';
-import { reachedBy } from './snapshots.ts';
+import { type SnapshotEntry, ZERO } from './layout.ts';
+import { readState, type State } from './tree.ts';
 
 /*
- * Recomputes what every state reaches, from the roots up, and compares it with the static counts. The front has been
- * compared when it was opened: the free bitmap is made from it, so it has no bookkeeping of its own to be wrong.
+ * Recomputes the bookkeeping and compares.
+ *
+ *   static counts   from every snapshot's root up                         on disk
+ *   free bitmap     from the front's table, with all the rules of open    in memory
+ *   purposes        no chunk is log for one state and data for another
+ *
+ * Repair rewrites the counts. What else is wrong is in a table itself, and nothing in the image tells what was right.
  */
 
 const MAX_FINDINGS = 1000;
 
-export async function checkImage(image: FvdImage, options: CheckOptions): Promise<CheckReport> {
-  const findings: Finding[] = [];
-  const totals = { corruption: 0, leak: 0, repaired: 0 };
-  const report = (
-    severity: Finding['severity'],
-    structure: string,
-    message: string,
-    repaired = false,
-  ): void => {
-    if (repaired) totals.repaired++;
-    else totals[severity]++;
-    if (findings.length < MAX_FINDINGS) {
-      findings.push({ severity, structure, message, file: image.storage.name, repaired });
-    }
-  };
-  const { counts, directory } = await image.snapshots.readCatalog();
-  const { hostChunks } = image.publisher.superblock;
-  const expected = new Uint16Array(Math.max(hostChunks, counts.length));
-  let done = 0;
-  for (const snapshot of directory.snapshots) {
-    options.signal?.throwIfAborted();
-    try {
-      const state = await readState(image.storage, snapshot.root, snapshot.size, image.geometry, hostChunks);
-      for (const chunk of reachedBy(image, state)) expected[chunk]!++;
-    } catch (error) {
-      if (!isCowlabError(error, 'ERR_CORRUPT')) throw error;
-      report('corruption', 'snapshot', `${JSON.stringify(snapshot.name)}: ${error.message}`);
-    }
-    done++;
-    options.onProgress?.({ done, total: directory.snapshots.length });
+class Findings {
+  readonly list: Finding[] = [];
+  readonly totals = { corruption: 0, leak: 0, repaired: 0 };
+  readonly #file: string;
+
+  constructor(file: string) {
+    this.#file = file;
   }
-  const repair = options.repair !== undefined && totals.corruption === 0;
-  let wrong = 0;
-  expected.forEach((count, chunk) => {
-    const recorded = counts[chunk] ?? 0;
-    if (count === recorded) return;
-    wrong++;
-    const message = `host chunk ${chunk} is counted ${recorded} times, reached by ${count} snapshots`;
-    report(recorded > count ? 'leak' : 'corruption', 'refcount', message, repair);
-  });
-  if (repair && wrong > 0) await image.publish({ catalog: async () => ({ directory, counts: expected }) });
+
+  add(severity: Finding['severity'], structure: string, message: string, repaired = false): void {
+    this.totals[repaired ? 'repaired' : severity]++;
+    if (this.list.length >= MAX_FINDINGS) return;
+    this.list.push({ severity, structure, message, file: this.#file, repaired });
+  }
+}
+
+export async function checkImage(image: FvdImage, options: CheckOptions): Promise<CheckReport> {
+  const findings = new Findings(image.storage.name);
+  const catalog = await image.snapshots.readCatalog();
+  const { hostChunks } = image.space;
+  const purposes = { log: new Bitset(hostChunks), data: new Bitset(hostChunks) };
+  markLog(image.state, purposes.log);
+  markData(image.state, purposes.data);
+  const expected = await countReached(image, catalog, purposes, options, findings);
+  checkFront(image, findings);
+  for (let chunk = purposes.log.nextSet(0); chunk >= 0; chunk = purposes.log.nextSet(chunk + 1)) {
+    if (purposes.data.get(chunk)) {
+      findings.add('corruption', 'table', `host chunk ${chunk} holds data of one state and pages of another`);
+    }
+  }
+  // Counts recomputed from a snapshot that cannot be read would be wrong themselves.
+  const readable = findings.totals.corruption === 0;
+  await checkCounts(image, catalog, expected, readable ? options.repair : undefined, findings);
   return {
-    corruptions: totals.corruption,
-    leaks: totals.leak,
-    repaired: totals.repaired,
-    findings,
+    corruptions: findings.totals.corruption,
+    leaks: findings.totals.leak,
+    repaired: findings.totals.repaired,
+    findings: findings.list,
     allocatedBytes: allocatedBytes(image),
     imageEndBytes: hostChunks * image.geometry.chunkBytes,
   };
 }
 
+/** How many snapshots reach each host chunk. */
+async function countReached(
+  image: FvdImage,
+  { directory }: Catalog,
+  purposes: { readonly log: Bitset; readonly data: Bitset },
+  { signal, onProgress }: CheckOptions,
+  findings: Findings,
+): Promise<Uint16Array> {
+  const { hostChunks } = image.space;
+  const expected = new Uint16Array(hostChunks);
+  const total = directory.snapshots.length;
+  for (const [done, snapshot] of directory.snapshots.entries()) {
+    await new Promise((resolve) => setImmediate(resolve));
+    if (signal?.aborted === true) {
+      const about = { file: image.storage.name };
+      throw new CowlabError('ERR_ABORTED', `${image.storage.name}: check: aborted`, about, signal.reason);
+    }
+    const state = await readSnapshot(image, snapshot, findings);
+    if (state !== undefined) {
+      const log = new Bitset(hostChunks);
+      const data = new Bitset(hostChunks);
+      markLog(state, log);
+      markData(state, data);
+      log.words.forEach((word, at) => {
+        purposes.log.words[at]! |= word;
+        purposes.data.words[at]! |= data.words[at]!;
+        log.words[at]! |= data.words[at]!;
+      });
+      for (let chunk = log.nextSet(0); chunk >= 0; chunk = log.nextSet(chunk + 1)) expected[chunk]!++;
+    }
+    onProgress?.({ done: done + 1, total });
+  }
+  return expected;
+}
+
+async function readSnapshot(
+  image: FvdImage,
+  { name, root, size }: SnapshotEntry,
+  findings: Findings,
+): Promise<State | undefined> {
+  const { storage, geometry, publisher, space } = image;
+  try {
+    const state = await readState(storage, root, size, geometry, publisher.superblock.hostChunks);
+    space.survey(state, storage.name);
+    return state;
+  } catch (error) {
+    if (!isCowlabError(error, 'ERR_CORRUPT')) throw error;
+    findings.add('corruption', 'snapshot', `${JSON.stringify(name)}: ${error.message}`);
+    return undefined;
+  }
+}
+
+/** The bits and counts that the front's life has left in memory must be those of its table. */
+function checkFront({ space, state, storage }: FvdImage, findings: Findings): void {
+  try {
+    const use = space.survey(state, storage.name);
+    for (let chunk = use.chunks.nextSet(0); chunk >= 0; chunk = use.chunks.nextSet(chunk + 1)) {
+      if (!space.isFront(chunk) || use.partial.get(chunk) !== space.blocksIn(chunk)) {
+        findings.add('corruption', 'free bitmap', `host chunk ${chunk} is in use, but not counted so`);
+      }
+    }
+  } catch (error) {
+    if (!isCowlabError(error, 'ERR_CORRUPT')) throw error;
+    findings.add('corruption', 'table', error.message);
+  }
+}
+
+async function checkCounts(
+  image: FvdImage,
+  { directory, counts }: Catalog,
+  expected: Uint16Array,
+  repair: CheckOptions['repair'],
+  findings: Findings,
+): Promise<void> {
+  const mended = expected.slice();
+  const changed: number[] = [];
+  expected.forEach((count, chunk) => {
+    const recorded = counts[chunk] ?? 0;
+    if (count === recorded) return;
+    const severity = recorded > count ? 'leak' : 'corruption';
+    const mends = repair === 'all' || (repair === 'leaks' && severity === 'leak');
+    if (mends) changed.push(chunk);
+    else mended[chunk] = recorded;
+    const message = `host chunk ${chunk} is counted ${recorded} times, reached by ${count} snapshots`;
+    findings.add(severity, 'refcount', message, mends);
+  });
+  if (changed.length === 0) return;
+  await image.publish({ catalog: () => ({ directory, counts: mended }) });
+  for (const chunk of changed) {
+    if (mended[chunk]! > 0) image.space.setStatic(chunk);
+    else image.space.clearStatic(chunk);
+  }
+}
+
 function allocatedBytes(image: FvdImage): number {
   const { table } = image.state;
+  const { blocksPerChunk, blockBytes } = image.geometry;
   let blocks = 0;
   for (let chunk = 0; chunk < table.chunks; chunk++) {
-    table.eachRun(chunk, (_start, count, host) => {
-      if (host > 1) blocks += count;
-    });
+    if (table.whole(chunk) > 0) blocks += blocksPerChunk;
+    else if (table.isSplit(chunk)) {
+      table.eachRun(chunk, (_start, count, host) => {
+        if (host > ZERO) blocks += count;
+      });
+    }
   }
-  return Math.min(image.size, blocks * image.geometry.blockBytes);
+  return Math.min(image.size, blocks * blockBytes);
 }

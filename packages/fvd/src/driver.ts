@@ -13,24 +13,30 @@ import {
   unsupported,
   viewOf,
 } from '@cowlab/core';
+import { readCatalog } from './catalog.ts';
 import { FvdImage } from './image.ts';
 import { Journal } from './journal.ts';
 import {
   decodeSuperblock,
+  encodeRoot,
   encodeSuperblock,
   geometryOf,
   isGeometry,
-  LOG_START,
+  logChunkOf,
   MAGIC,
+  MAX_CHUNKS,
+  MAX_JOURNAL_BYTES,
   MAX_SNAPSHOTS,
+  MAX_TEXT_BYTES,
   NO_REGION,
+  rootBytes,
   SLOT_BYTES,
+  SUPERBLOCKS_BYTES,
   type Superblock,
   VERSION,
   ZERO,
 } from './layout.ts';
 import { Publisher } from './publisher.ts';
-import { readCatalog } from './snapshots.ts';
 import { Space } from './space.ts';
 import { continuation } from './table.ts';
 import { emptyState, readState, type State } from './tree.ts';
@@ -64,58 +70,70 @@ const options: OptionTable = {
   },
 };
 
-const MAX_JOURNAL_BYTES = 64 * 1024 * 1024;
+/** Refuses create options that do not fit together. */
+function assertOptions({ size, options: values, backing }: CreateRequest): void {
+  const ensure = (right: boolean, field: string, problem: string): void => {
+    if (!right) throw new CowlabError('ERR_INVALID_OPTION', `option ${field}: ${problem}`, { field });
+  };
+  const chunkBytes = values.chunk_size as number;
+  const blockBytes = values.block_size as number;
+  const geometry = `chunk_size ${chunkBytes} and block_size ${blockBytes}`;
+  ensure(
+    isGeometry(chunkBytes, blockBytes),
+    'chunk_size',
+    `${geometry} are not powers of two in range with 8 to 4,096 blocks a chunk`,
+  );
+  const maxSize = chunkBytes * MAX_CHUNKS;
+  ensure(size <= maxSize, 'chunk_size', `with chunks of ${chunkBytes} a disk has at most ${maxSize} bytes`);
+  const journalBytes = values.journal_size as number;
+  const fits = journalBytes > 0 && journalBytes <= MAX_JOURNAL_BYTES;
+  ensure(fits, 'journal_size', `not from 1 to ${MAX_JOURNAL_BYTES} bytes`);
+  for (const name of [backing?.file, backing?.format]) {
+    const short = Buffer.byteLength(name ?? '') <= MAX_TEXT_BYTES;
+    ensure(short, 'backing file', `is longer than ${MAX_TEXT_BYTES} bytes of UTF-8`);
+  }
+}
 
-function firstSuperblock(request: CreateRequest): Superblock {
-  const chunkBytes = request.options.chunk_size as number;
-  const blockBytes = request.options.block_size as number;
-  const journalBytes = Math.ceil((request.options.journal_size as number) / chunkBytes) * chunkBytes;
-  if (!isGeometry(chunkBytes, blockBytes)) {
-    throw new CowlabError(
-      'ERR_INVALID_OPTION',
-      `options chunk_size ${chunkBytes}, block_size ${blockBytes}: not powers of two in range, 8 to 4,096 blocks a chunk`,
-      { field: 'chunk_size' },
-    );
-  }
-  if (journalBytes === 0 || journalBytes > MAX_JOURNAL_BYTES) {
-    throw new CowlabError(
-      'ERR_INVALID_OPTION',
-      `option journal_size: not from 1 to ${MAX_JOURNAL_BYTES} bytes`,
-      {
-        field: 'journal_size',
-      },
-    );
-  }
-  return {
+/** The superblock of an image in which nothing is mapped, and its root. */
+function firstState({ size, options: values, backing }: CreateRequest): [Superblock, State] {
+  const chunkBytes = values.chunk_size as number;
+  const geometry = geometryOf(chunkBytes, values.block_size as number);
+  const journalChunks = Math.ceil((values.journal_size as number) / chunkBytes);
+  const bytes = rootBytes(geometry, size);
+  const inFirstChunk = SUPERBLOCKS_BYTES + bytes <= chunkBytes;
+  const rootChunks = inFirstChunk ? 0 : Math.ceil(bytes / chunkBytes);
+  const rootOffset = inFirstChunk ? SUPERBLOCKS_BYTES : (1 + journalChunks) * chunkBytes;
+  const superblock = {
     generation: 1,
     chunkBytes,
-    blockBytes,
-    size: request.size,
-    journal: { offset: chunkBytes, bytes: journalBytes },
-    root: NO_REGION,
+    blockBytes: geometry.blockBytes,
+    size,
+    journal: { offset: chunkBytes, bytes: journalChunks * chunkBytes },
+    root: { offset: rootOffset, bytes },
     catalog: NO_REGION,
-    logOffset: LOG_START,
+    logOffset: rootOffset + bytes,
     packNext: 0,
     tailFrom: 0,
-    hostChunks: 1 + journalBytes / chunkBytes,
-    base: request.backing?.file ?? '',
-    baseFormat: request.backing?.format ?? '',
+    hostChunks: 1 + journalChunks + rootChunks,
+    base: backing?.file ?? '',
+    baseFormat: backing?.format ?? '',
   };
+  return [superblock, emptyState(geometry, size, superblock.root)];
 }
 
 /** Maps every chunk to a host chunk of its own, in order. Nothing is written there: holes read as zeros. */
-async function mapEverything(storage: Storage, superblock: Superblock): Promise<void> {
-  const geometry = geometryOf(superblock.chunkBytes, superblock.blockBytes);
-  const state = emptyState(geometry, superblock.size);
+async function mapEverything(storage: Storage, superblock: Superblock, state: State): Promise<void> {
+  const { geometry } = state.table;
   const space = new Space(geometry, superblock.hostChunks);
   space.fix({ offset: 0, bytes: superblock.chunkBytes });
   space.fix(superblock.journal);
   const journal = new Journal(storage, superblock.journal, superblock.generation);
   const publisher = new Publisher({ storage, space, superblock, journal, pages: state.pages });
+  space.addRegion(state.root);
   for (let chunk = 0; chunk < state.table.chunks; chunk++) {
     const host = space.findFree();
     space.addWhole(host);
-    state.table.load(chunk, host);
+    state.table.load(chunk, 1, host);
     publisher.touch(chunk);
   }
   await publisher.publish(state, {});
@@ -123,7 +141,7 @@ async function mapEverything(storage: Storage, superblock: Superblock): Promise<
 
 async function newestSuperblock(storage: Storage): Promise<Superblock> {
   const file = storage.name;
-  if (storage.size() < 2 * SLOT_BYTES) {
+  if (storage.size() < SUPERBLOCKS_BYTES) {
     throw corrupt(file, 'superblock', `the file has ${storage.size()} bytes, fewer than its superblock`);
   }
   const slots: Superblock[] = [];
@@ -145,69 +163,75 @@ async function newestSuperblock(storage: Storage): Promise<Superblock> {
   }
   const [first, second] = slots;
   if (first === undefined) throw corrupt(file, 'superblock', 'neither slot is valid');
-  return second !== undefined && second.generation > first.generation ? second : first;
+  const newest = second !== undefined && second.generation > first.generation ? second : first;
+  if (newest.hostChunks * newest.chunkBytes > storage.size()) {
+    const problem = `${newest.hostChunks} chunks are more than the file's ${storage.size()} bytes`;
+    throw corrupt(file, 'superblock.hostChunks', problem, { value: newest.hostChunks });
+  }
+  return newest;
 }
 
-/** Applies one journaled run to the table. */
-function replayInto(
+/** Applies the journal to the table. Gives back the chunks that changed, and the last host chunk that was named. */
+async function replayInto(
   state: State,
-  file: string,
-): (run: { guest: number; count: number; host: number }) => void {
-  const { blocksPerChunk } = state.table.geometry;
-  const blocks = state.table.chunks * blocksPerChunk;
-  return ({ guest, count, host }) => {
-    if (count === 0 || guest + count > blocks)
-      throw corrupt(file, 'journal.guest', `${guest} is past the end of the disk`);
-    if (host > ZERO && (host < blocksPerChunk || host + count > 2 ** 31 * blocksPerChunk)) {
-      throw corrupt(file, 'journal.host', `${host} is no data block`);
+  journal: Journal,
+  storage: Storage,
+): Promise<{ changed: Set<number>; lastHost: number }> {
+  const { table } = state;
+  const { blocksPerChunk, blockBytes } = table.geometry;
+  const blocks = table.chunks * blocksPerChunk;
+  const hostBlocks = Math.ceil(storage.size() / blockBytes);
+  const changed = new Set<number>();
+  let lastHost = 0;
+  await journal.replay(({ guest, count, host }) => {
+    if (count === 0 || guest + count > blocks) {
+      throw corrupt(storage.name, 'journal.guest', `${guest} is past the end of the disk`, { value: guest });
     }
+    if (host > ZERO && (host < blocksPerChunk || host + count > hostBlocks)) {
+      throw corrupt(storage.name, 'journal.host', `${host} is outside the file`, { value: host });
+    }
+    if (host > ZERO) lastHost = Math.max(lastHost, Math.floor((host + count - 1) / blocksPerChunk));
     for (let done = 0; done < count; ) {
       const chunk = Math.floor((guest + done) / blocksPerChunk);
       const block = guest + done - chunk * blocksPerChunk;
-      const part = Math.min(count - done, blocksPerChunk - block);
-      state.table.set(chunk, block, part, continuation(host, done), () => undefined);
+      const at = continuation(host, done);
+      const room = blocksPerChunk - Math.max(block, at > ZERO ? at % blocksPerChunk : 0);
+      const part = Math.min(count - done, room);
+      table.set(chunk, block, part, at, () => undefined);
+      changed.add(chunk);
       done += part;
     }
-  };
+  });
+  return { changed, lastHost };
 }
 
 async function openImage(storage: Storage, context: OpenContext): Promise<DriverImage> {
   const superblock = await newestSuperblock(storage);
-  const file = storage.name;
-  const geometry = geometryOf(superblock.chunkBytes, superblock.blockBytes);
-  const state = await readState(storage, superblock.root, superblock.size, geometry, superblock.hostChunks);
+  const { hostChunks, chunkBytes, blockBytes, size, root, catalog: region } = superblock;
+  const geometry = geometryOf(chunkBytes, blockBytes);
+  const state = await readState(storage, root, size, geometry, hostChunks);
   const journal = new Journal(storage, superblock.journal, superblock.generation);
-  let last = superblock.hostChunks - 1;
-  const replay = replayInto(state, file);
-  await journal.replay((run) => {
-    replay(run);
-    if (run.host > ZERO)
-      last = Math.max(last, Math.floor((run.host + run.count - 1) / geometry.blocksPerChunk));
-  });
+  const { changed, lastHost } = await replayInto(state, journal, storage);
   // The newest packed chunk is not in the superblock after a crash; the older one may serve another purpose by now.
   const packNext = journal.isEmpty ? superblock.packNext : 0;
-  const space = new Space(geometry, last + 1, packNext, superblock.tailFrom);
-  space.addTree(state);
-  space.fix({ offset: 0, bytes: superblock.chunkBytes });
+  const space = new Space(geometry, Math.max(hostChunks, lastHost + 1), packNext, superblock.tailFrom);
+  space.fix({ offset: 0, bytes: chunkBytes });
   space.fix(superblock.journal);
-  space.fix(superblock.catalog);
-  space.addTable(state.table, file);
-  const { counts } = await readCatalog(storage, superblock.catalog, geometry, superblock.hostChunks);
-  counts.forEach((count, chunk) => {
-    if (count > 0) space.setStatic(chunk);
-  });
+  space.fix(region);
+  space.logChunk = logChunkOf(superblock);
+  space.adoptFront(space.survey(state, storage.name));
+  const { counts } = await readCatalog({ storage, region, geometry, hostChunks });
+  for (let chunk = 0; chunk < counts.length; chunk++) if (counts[chunk]! > 0) space.setStatic(chunk);
   const base = await openBase(superblock, context);
-  const image = new FvdImage({
-    storage,
-    state,
-    space,
-    superblock,
-    journal,
-    base,
-    readOnly: context.readOnly,
-  });
-  if (!context.readOnly && !journal.isEmpty) await image.recover();
-  return image;
+  const { readOnly } = context;
+  try {
+    const image = new FvdImage({ storage, state, space, superblock, journal, base, readOnly });
+    if (!readOnly && !journal.isEmpty) await image.recover(changed);
+    return image;
+  } catch (error) {
+    await base?.close();
+    throw error;
+  }
 }
 
 async function openBase(superblock: Superblock, context: OpenContext): Promise<Backing | undefined> {
@@ -228,15 +252,20 @@ export const fvd: BlockDriver = {
   },
 
   async create(folder: StorageFolder, file: string, request: CreateRequest): Promise<void> {
-    const superblock = firstSuperblock(request);
+    assertOptions(request);
+    const [superblock, state] = firstState(request);
     const storage = await folder.open(file, { readOnly: false });
     try {
       await storage.truncate(superblock.hostChunks * superblock.chunkBytes);
+      const { offset } = superblock.root;
+      await storage.write(offset, encodeRoot(superblock.size, state.pages), 'mapping');
       // Both slots: a file whose first bytes say nothing would not be recognised.
       for (const slot of [0, 1])
         await storage.write(slot * SLOT_BYTES, encodeSuperblock(superblock), 'header');
       await storage.flush();
-      if (request.options.preallocation === 'metadata') await mapEverything(storage, superblock);
+      if (request.options.preallocation === 'metadata') {
+        await mapEverything(storage, superblock, state);
+      }
     } finally {
       await storage.close();
     }

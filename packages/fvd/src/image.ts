@@ -1,21 +1,22 @@
-import {
-  type Awaitable,
-  type Backing,
-  type CheckOptions,
-  type CheckReport,
-  type DataExtent,
-  type DriverImage,
-  type Extent,
-  type ImageInfo,
-  type ImageStats,
-  type Placement,
-  type Storage,
+import type {
+  Awaitable,
+  Backing,
+  CheckOptions,
+  CheckReport,
+  DataExtent,
+  DriverImage,
+  Extent,
+  ImageInfo,
+  ImageStats,
+  Placement,
+  Storage,
 } from '@cowlab/core';
 import { checkImage } from './check.ts';
 import type { Journal } from './journal.ts';
-import { ABSENT, type Geometry, type JournalRun, PAGE_CHUNKS, type Superblock, ZERO } from './layout.ts';
+import { ABSENT, type Geometry, type JournalRun, type Superblock, ZERO } from './layout.ts';
 import { mapState } from './mapping.ts';
 import { type Change, Publisher } from './publisher.ts';
+import { resizedTable } from './resize.ts';
 import { FvdSnapshots } from './snapshots.ts';
 import type { Space } from './space.ts';
 import { continuation } from './table.ts';
@@ -35,10 +36,13 @@ import type { State } from './tree.ts';
  * the bytes it makes visible. Host chunks given back by a run are free once that run is durable.
  */
 
-/** Host blocks that a chunk's front may have scattered before it gets a home of its own, as a part of the chunk. */
+/** A chunk may have this part of its blocks packed away from it before it gets a home for what comes next. */
 const SCATTER_SHARE = 8;
 /** A write over static blocks that covers this part of its chunk goes to a home at once. */
 const LARGE_SHARE = 4;
+
+/** What V8 takes for a run that waits for the journal. */
+const RUN_MEMORY = 64;
 
 interface FvdPlacement extends Placement {
   readonly chunk: number;
@@ -194,17 +198,10 @@ export class FvdImage implements DriverImage {
     return this.inTurn(() => this.#publish(change));
   }
 
-  /** After an unclean close: what the journal said becomes part of the state, and the journal starts anew. */
-  async recover(): Promise<void> {
-    for (let page = 0; page < this.publisher.pages.bytes.length; page++)
-      this.publisher.touch(page * PAGE_CHUNKS);
+  /** After an unclean close: what the journal said of `chunks` becomes part of the state; the journal starts anew. */
+  async recover(chunks: Iterable<number>): Promise<void> {
+    for (const chunk of chunks) this.publisher.touch(chunk);
     await this.publish();
-  }
-
-  /** Puts another state in the front's place, in memory; `publish` has made it durable. */
-  adopt(state: State): void {
-    this.#state = state;
-    this.#runs = [];
   }
 
   check(options: CheckOptions): Promise<CheckReport> {
@@ -212,28 +209,17 @@ export class FvdImage implements DriverImage {
   }
 
   async resize(size: number): Promise<void> {
-    const { blockBytes, chunkBytes, blocksPerChunk } = this.geometry;
-    const old = this.size;
-    if (size < old) {
-      const keep = Math.ceil(size / blockBytes) * blockBytes;
-      if (keep > size) await this.#cutBlock(size);
-      if (keep < old) this.unmap(keep, old - keep);
-      const last = Math.floor(keep / chunkBytes);
-      // Past the end nothing may be marked zero either: growth must find it absent.
-      if (keep < old && this.#base !== undefined && last < this.#state.table.chunks) {
-        for (let chunk = last; chunk < this.#state.table.chunks; chunk++) {
-          const first = chunk === last ? (keep - last * chunkBytes) / blockBytes : 0;
-          this.#setRun(chunk, first, blocksPerChunk - first, ABSENT);
-        }
-      }
+    const parts = { state: this.#state, storage: this.storage, space: this.#space, base: this.#base };
+    const { table, released, taken, changed } = await resizedTable(parts, size);
+    for (const chunk of changed) this.publisher.touch(chunk);
+    try {
+      await this.publish({ size, table });
+    } catch (error) {
+      for (const host of taken) this.#space.release(this.#space.chunkOf(host), 1);
+      throw error;
     }
-    await this.publish({ size });
-  }
-
-  /** The publisher has resized pages and superblock; the table follows. */
-  resized(size: number): void {
-    this.#state.table.resize(Math.ceil(size / this.geometry.chunkBytes));
-    this.#state = { ...this.#state, size, pages: this.publisher.pages };
+    for (const [host, count] of released) this.#space.release(this.#space.chunkOf(host), count);
+    await this.publisher.settle(this.#space.takeGivenBack());
   }
 
   async info(): Promise<ImageInfo> {
@@ -262,7 +248,7 @@ export class FvdImage implements DriverImage {
       this.#state.table.residentBytes +
       this.#space.residentBytes +
       this.publisher.residentBytes +
-      this.#runs.length * 48;
+      this.#runs.length * RUN_MEMORY;
     const below = this.#base?.image.stats().residentMetadataBytes ?? 0;
     return {
       residentMetadataBytes: own + below,
@@ -275,12 +261,16 @@ export class FvdImage implements DriverImage {
   async close(): Promise<void> {
     try {
       if (!this.readOnly) {
-        if (this.#runs.length > 0 || !this.publisher.journal.isEmpty) await this.publish();
+        const { journal, isInDoubt } = this.publisher;
+        if (this.#runs.length > 0 || !journal.isEmpty || isInDoubt) await this.publish();
         else await this.storage.flush();
       }
     } finally {
-      await this.storage.close();
-      await this.#base?.close();
+      try {
+        await this.storage.close();
+      } finally {
+        await this.#base?.close();
+      }
     }
   }
 
@@ -297,16 +287,14 @@ export class FvdImage implements DriverImage {
   }
 
   async #flushRuns(): Promise<void> {
+    await this.publisher.settleDoubt();
     const runs = this.#runs;
-    if (runs.length > 0 && !this.publisher.journal.hasRoomFor(runs.length)) return this.#publish({});
+    if (!this.publisher.journal.hasRoomFor(runs.length)) return this.#publish({});
     this.#runs = [];
     const givenBack = this.#space.takeGivenBack();
     try {
       await this.storage.flush();
-      if (runs.length > 0) {
-        await this.publisher.journal.append(runs);
-        await this.storage.flush();
-      }
+      if (runs.length > 0) await this.publisher.journal.append(runs);
     } catch (error) {
       this.#runs = [...runs, ...this.#runs];
       this.#space.putBack(givenBack);
@@ -316,15 +304,23 @@ export class FvdImage implements DriverImage {
   }
 
   async #publish(change: Change): Promise<void> {
+    await this.publisher.settleDoubt();
     const runs = this.#runs;
     this.#runs = [];
     try {
-      await this.publisher.publish(this.#state, change);
+      const { table } = change;
+      await this.publisher.publish(table === undefined ? this.#state : { ...this.#state, table }, change);
     } catch (error) {
       this.#runs = [...runs, ...this.#runs];
       throw error;
     }
-    if (change.size !== undefined) this.resized(change.size);
+    const { superblock, pages } = this.publisher;
+    this.#state = {
+      table: change.state?.table ?? change.table ?? this.#state.table,
+      size: superblock.size,
+      root: superblock.root,
+      pages,
+    };
   }
 
   /** A run that crosses into the front's own part of a static chunk is two extents. */
@@ -399,25 +395,6 @@ export class FvdImage implements DriverImage {
     } else {
       this.#runs.push({ guest, count, host });
     }
-  }
-
-  /** Gives the block that the new end cuts a new place in which the rest of it is zeros. */
-  async #cutBlock(size: number): Promise<void> {
-    const { blockBytes, chunkBytes } = this.geometry;
-    const start = size - (size % blockBytes);
-    const extent = this.map(start, blockBytes);
-    if (extent.kind === 'zero') return;
-    const bytes = new Uint8Array(blockBytes);
-    if (extent.kind === 'data') await this.storage.read(extent.hostOffset, bytes.subarray(0, size - start));
-    else if (extent.kind === 'backing') {
-      const inside = Math.max(0, Math.min(size - start, extent.source.size - start));
-      if (inside > 0) await extent.source.read(start, bytes.subarray(0, inside));
-    }
-    const chunk = Math.floor(start / chunkBytes);
-    const block = (start - chunk * chunkBytes) / blockBytes;
-    const host = this.#space.takePacked(1, block);
-    await this.storage.write(host * blockBytes, bytes);
-    this.#setRun(chunk, block, 1, host);
   }
 }
 

@@ -36,10 +36,14 @@ export class Journal {
     return sectors * SECTOR_BYTES <= this.#region.bytes;
   }
 
-  /** Appends `runs`; they count once the storage is flushed. Call `hasRoomFor` first. */
+  /**
+   * Appends `runs` and makes them durable. Call `hasRoomFor` first. When the write or the flush fails, nobody knows
+   * how much arrived; the journal stays where it was, and the next append goes over it.
+   */
   async append(runs: readonly JournalRun[]): Promise<void> {
     const { bytes, link } = encodeJournal(runs, this.#epoch, this.#index, this.#link);
     await this.#storage.write(this.#region.offset + this.#index * SECTOR_BYTES, bytes, 'journal');
+    await this.#storage.flush();
     this.#index += bytes.length / SECTOR_BYTES;
     this.#link = link;
   }
@@ -57,12 +61,12 @@ export class Journal {
     const first = new Uint8Array(SECTOR_BYTES);
     await this.#storage.read(this.#region.offset, first, 'journal');
     // After a clean close there is nothing: one sector tells.
-    if (decodeJournalSector(first, this.#epoch, 0, 0) === undefined) return;
+    if (decodeJournalSector(first, this.#epoch, 0, 0, this.#storage.name) === undefined) return;
     const bytes = new Uint8Array(readable - (readable % SECTOR_BYTES));
     await this.#storage.read(this.#region.offset, bytes, 'journal');
     for (let at = 0; at < bytes.length; at += SECTOR_BYTES) {
       const sector = bytes.subarray(at, at + SECTOR_BYTES);
-      const decoded = decodeJournalSector(sector, this.#epoch, this.#index, this.#link);
+      const decoded = decodeJournalSector(sector, this.#epoch, this.#index, this.#link, this.#storage.name);
       if (decoded === undefined) return;
       for (const run of decoded.runs) apply(run);
       this.#index++;

@@ -1,7 +1,19 @@
-import { corrupt, readU64LE, viewOf, writeU64LE } from '@cowlab/core';
-import { type Geometry, type Region, seal, sealed } from './structure.ts';
+import { corrupt, crc32c, readU64LE, viewOf, writeU64LE } from '@cowlab/core';
+import {
+  type Geometry,
+  isWithin,
+  LOG_ALIGN,
+  type Region,
+  SECTOR_BYTES,
+  SUPERBLOCKS_BYTES,
+  seal,
+  sealed,
+} from './structure.ts';
 
-/* The catalog: the directory of snapshots, and the static refcounts of host chunks. */
+/*
+ * The catalog: the directory of snapshots, and behind it the static refcounts of host chunks. The directory has a
+ * checksum of its own, so that listing snapshots does not read the refcounts.
+ */
 
 const CATALOG_MAGIC = 0x43445646;
 
@@ -21,19 +33,22 @@ export interface Directory {
   readonly nextId: number;
   /** The snapshot that the front grew from; 0 for none. */
   readonly current: number;
+  /** By rising id. */
   readonly snapshots: readonly SnapshotEntry[];
 }
 
-const CATALOG_HEADER_BYTES = 40;
+export const CATALOG_HEADER_BYTES = 40;
 const SNAPSHOT_HEADER_BYTES = 48;
+const MAX_TIME = 8.64e15;
+
+function entryBytes(nameBytes: number): number {
+  return SNAPSHOT_HEADER_BYTES + Math.ceil(nameBytes / 8) * 8;
+}
 
 /** Directory and refcounts as one sequential piece. `counts[c]` is of host chunk c. */
 export function encodeCatalog(directory: Directory, counts: Uint16Array): Uint8Array {
   const names = directory.snapshots.map(({ name }) => new TextEncoder().encode(name));
-  const directoryBytes = names.reduce(
-    (sum, name) => sum + SNAPSHOT_HEADER_BYTES + Math.ceil(name.length / 8) * 8,
-    CATALOG_HEADER_BYTES,
-  );
+  const directoryBytes = names.reduce((sum, name) => sum + entryBytes(name.length), CATALOG_HEADER_BYTES);
   const bytes = new Uint8Array(directoryBytes + counts.length * 2);
   const view = viewOf(bytes);
   view.setUint32(0, CATALOG_MAGIC, true);
@@ -42,6 +57,9 @@ export function encodeCatalog(directory: Directory, counts: Uint16Array): Uint8A
   view.setUint32(16, directory.nextId, true);
   view.setUint32(20, directory.current, true);
   view.setUint32(24, counts.length, true);
+  const countBytes = bytes.subarray(directoryBytes);
+  countBytes.set(new Uint8Array(counts.buffer, counts.byteOffset, counts.byteLength));
+  view.setUint32(28, crc32c(countBytes), true);
   let at = CATALOG_HEADER_BYTES;
   directory.snapshots.forEach((snapshot, i) => {
     const name = names[i]!;
@@ -53,54 +71,109 @@ export function encodeCatalog(directory: Directory, counts: Uint16Array): Uint8A
     writeU64LE(view, at + 32, snapshot.root.bytes);
     view.setUint16(at + 40, name.length, true);
     bytes.set(name, at + SNAPSHOT_HEADER_BYTES);
-    at += SNAPSHOT_HEADER_BYTES + Math.ceil(name.length / 8) * 8;
+    at += entryBytes(name.length);
   });
-  new Uint8Array(bytes.buffer, directoryBytes).set(
-    new Uint8Array(counts.buffer, counts.byteOffset, counts.byteLength),
-  );
-  return seal(bytes, 4);
+  seal(bytes.subarray(0, directoryBytes), 4);
+  return bytes;
 }
 
-export function decodeCatalog(
+/** Length of the directory, header included; `header` are the catalog's first bytes, `total` is its length. */
+export function directoryBytesOf(header: Uint8Array, total: number, file: string): number {
+  const view = viewOf(header);
+  if (view.getUint32(0, true) !== CATALOG_MAGIC)
+    throw corrupt(file, 'catalog.magic', 'is not that of a catalog');
+  const bytes = view.getUint32(8, true);
+  if (bytes < CATALOG_HEADER_BYTES || bytes + view.getUint32(24, true) * 2 !== total) {
+    throw corrupt(file, 'catalog.directoryBytes', `${bytes} does not fit the catalog`, { value: bytes });
+  }
+  return bytes;
+}
+
+export function decodeDirectory(
   bytes: Uint8Array,
   geometry: Geometry,
   hostChunks: number,
   file: string,
-): { directory: Directory; counts: Uint16Array } {
+): Directory {
   const view = viewOf(bytes);
-  const wrong = (field: string, problem: string): Error => corrupt(file, `catalog.${field}`, problem);
-  if (bytes.length < CATALOG_HEADER_BYTES || view.getUint32(0, true) !== CATALOG_MAGIC || !sealed(bytes, 4)) {
-    throw wrong('header', 'checksum or magic does not match');
-  }
-  const directoryBytes = view.getUint32(8, true);
+  if (!sealed(bytes, 4)) throw corrupt(file, 'catalog.checksum', 'does not match the directory');
   const count = view.getUint32(12, true);
-  const chunks = view.getUint32(24, true);
-  if (directoryBytes + chunks * 2 !== bytes.length || chunks > hostChunks)
-    throw wrong('bytes', 'does not fit');
+  const nextId = view.getUint32(16, true);
+  const current = view.getUint32(20, true);
+  const ids = new Set([0]);
   const snapshots: SnapshotEntry[] = [];
   let at = CATALOG_HEADER_BYTES;
   for (let i = 0; i < count; i++) {
-    if (at + SNAPSHOT_HEADER_BYTES > directoryBytes) throw wrong(`snapshot[${i}]`, 'runs past the directory');
+    const wrong = (field: string, problem: string): Error =>
+      corrupt(file, `catalog.snapshot[${i}]${field}`, problem);
+    if (at + SNAPSHOT_HEADER_BYTES > bytes.length) throw wrong('', 'runs past the directory');
     const nameBytes = view.getUint16(at + 40, true);
-    const nameAt = at + SNAPSHOT_HEADER_BYTES;
-    const root = { offset: readU64LE(view, at + 24), bytes: readU64LE(view, at + 32) };
-    if (nameAt + nameBytes > directoryBytes) throw wrong(`snapshot[${i}].name`, 'runs past the directory');
-    if (root.offset + root.bytes > hostChunks * geometry.chunkBytes)
-      throw wrong(`snapshot[${i}].root`, 'is outside the file');
-    snapshots.push({
-      id: view.getUint32(at, true),
-      parent: view.getUint32(at + 4, true),
-      createdAt: readU64LE(view, at + 8),
-      size: readU64LE(view, at + 16),
-      root,
-      name: new TextDecoder().decode(bytes.subarray(nameAt, nameAt + nameBytes)),
-    });
-    at = nameAt + Math.ceil(nameBytes / 8) * 8;
+    if (at + entryBytes(nameBytes) > bytes.length) throw wrong('.name', 'runs past the directory');
+    const entry = decodeEntry(bytes, view, at, nameBytes, wrong);
+    // Ids rise and parents come before their children, so the tree has no cycles.
+    const last = snapshots.at(-1)?.id ?? 0;
+    if (entry.id <= last || entry.id >= nextId) throw wrong('.id', `${entry.id} is out of order`);
+    if (!ids.has(entry.parent)) throw wrong('.parent', `${entry.parent} is no earlier snapshot`);
+    const end = hostChunks * geometry.chunkBytes;
+    if (!isWithin(entry.root, SUPERBLOCKS_BYTES, end) || entry.root.offset % LOG_ALIGN !== 0) {
+      throw wrong('.root', `${entry.root.offset} is outside the file`);
+    }
+    ids.add(entry.id);
+    snapshots.push(entry);
+    at += entryBytes(nameBytes);
+  }
+  if (at !== bytes.length)
+    throw corrupt(file, 'catalog.count', `${count} snapshots do not fill the directory`);
+  if (!ids.has(current)) throw corrupt(file, 'catalog.current', `${current} is no snapshot`);
+  return { nextId, current, snapshots };
+}
+
+function decodeEntry(
+  bytes: Uint8Array,
+  view: DataView,
+  at: number,
+  nameBytes: number,
+  wrong: (field: string, problem: string) => Error,
+): SnapshotEntry {
+  const number = (field: string, offset: number): number => {
+    try {
+      return readU64LE(view, at + offset);
+    } catch {
+      throw wrong(field, 'is larger than 2^53 - 1');
+    }
+  };
+  const createdAt = number('.createdAt', 8);
+  const size = number('.size', 16);
+  if (createdAt > MAX_TIME) throw wrong('.createdAt', `${createdAt} is no date`);
+  if (size === 0 || size % SECTOR_BYTES !== 0) throw wrong('.size', `${size} is out of range`);
+  const nameAt = at + SNAPSHOT_HEADER_BYTES;
+  return {
+    id: view.getUint32(at, true),
+    parent: view.getUint32(at + 4, true),
+    createdAt,
+    size,
+    root: { offset: number('.root', 24), bytes: number('.root', 32) },
+    name: new TextDecoder().decode(bytes.subarray(nameAt, nameAt + nameBytes)),
+  };
+}
+
+/** The refcounts of a catalog whose header has been checked by `directoryBytesOf`. */
+export function decodeCounts(
+  catalog: Uint8Array,
+  directoryBytes: number,
+  hostChunks: number,
+  file: string,
+): Uint16Array {
+  const view = viewOf(catalog);
+  const part = catalog.subarray(directoryBytes);
+  const chunks = view.getUint32(24, true);
+  if (chunks > hostChunks) {
+    throw corrupt(file, 'catalog.countChunks', `${chunks} is past the end of the file`, { value: chunks });
+  }
+  if (crc32c(part) !== view.getUint32(28, true)) {
+    throw corrupt(file, 'catalog.countsChecksum', 'does not match the refcounts');
   }
   const counts = new Uint16Array(chunks);
-  new Uint8Array(counts.buffer).set(bytes.subarray(directoryBytes));
-  return {
-    directory: { nextId: view.getUint32(16, true), current: view.getUint32(20, true), snapshots },
-    counts,
-  };
+  new Uint8Array(counts.buffer).set(part);
+  return counts;
 }

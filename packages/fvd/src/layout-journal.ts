@@ -1,4 +1,4 @@
-import { viewOf, writeU64LE } from '@cowlab/core';
+import { corrupt, viewOf, writeU64LE } from '@cowlab/core';
 import { SECTOR_BYTES, seal, sealed, TWO_32 } from './structure.ts';
 
 /* Journal sectors: mapping changes as runs of absolute values. */
@@ -55,12 +55,16 @@ export function decodeJournalSector(
   epoch: number,
   index: number,
   link: number,
+  file: string,
 ): { runs: JournalRun[]; link: number } | undefined {
   const view = viewOf(sector);
-  const count = view.getUint32(12, true);
   if (view.getUint32(0, true) !== JOURNAL_MAGIC || view.getUint32(8, true) !== index) return undefined;
-  if (view.getUint32(24, true) !== link || count > RUNS_PER_SECTOR) return undefined;
-  if (view.getUint32(16, true) !== epoch >>> 0 || !sealed(sector, 4)) return undefined;
+  const recorded = view.getUint32(20, true) * TWO_32 + view.getUint32(16, true);
+  if (view.getUint32(24, true) !== link || recorded !== epoch || !sealed(sector, 4)) return undefined;
+  const count = view.getUint32(12, true);
+  if (count === 0 || count > RUNS_PER_SECTOR) {
+    throw corrupt(file, 'journal.count', `${count} runs in sector ${index}`, { value: count });
+  }
   const runs: JournalRun[] = [];
   for (let i = 0; i < count; i++) {
     const at = JOURNAL_HEADER_BYTES + i * RUN_BYTES;

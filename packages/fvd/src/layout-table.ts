@@ -1,13 +1,10 @@
-import { corrupt, readU64LE, viewOf, writeU64LE } from '@cowlab/core';
-import { type Geometry, LOG_ALIGN, seal, sealed, TWO_32 } from './structure.ts';
+import { corrupt, viewOf, writeU64LE } from '@cowlab/core';
+import { type Geometry, isWithin, LOG_ALIGN, seal, sealed, SUPERBLOCKS_BYTES, TWO_32 } from './structure.ts';
 
 /*
- * Pages and roots: the lookup table of one state as it lies on disk. A page holds the entries of PAGE_CHUNKS chunks,
- * as items of 8 bytes: runs of whole chunks that follow each other, and splits with one more item a run.
+ * Pages and roots: the lookup table of one state as it lies on disk. A page holds the entries of `pageChunks`
+ * chunks, as items of 8 bytes: runs of whole chunks that follow each other, and splits with one more item a run.
  */
-
-/** Entries of the lookup table that one page holds. */
-export const PAGE_CHUNKS = 256;
 
 const PAGE_MAGIC = 0x50445646;
 const ROOT_MAGIC = 0x52445646;
@@ -33,7 +30,7 @@ const ITEM_BYTES = 8;
 const SPLIT_FLAG = 0x8000;
 const ZERO_CHUNK = 0xffff_ffff;
 
-/** A page: `entries[i]` is of chunk `index * PAGE_CHUNKS + i`. Undefined when every entry is absent. */
+/** A page: `entries[i]` is of chunk `index * pageChunks + i`. Undefined when every entry is absent. */
 export function encodePage(index: number, entries: readonly ChunkEntry[]): Uint8Array | undefined {
   let bytes = PAGE_HEADER_BYTES;
   for (const entry of entries)
@@ -80,14 +77,17 @@ function encodeSplit(view: DataView, start: number, slot: number, { starts, host
   return at;
 }
 
-/** Yields every entry of a page that is not absent. `hostChunks` bounds what it may name. */
+/**
+ * Yields every entry of a page that is not absent: `count` chunks from `slot` on, of which the first has `entry` and
+ * the others host chunks that follow it, or the same mark. `hostChunks` bounds what it may name.
+ */
 export function decodePage(
   bytes: Uint8Array,
   index: number,
   geometry: Geometry,
   hostChunks: number,
   file: string,
-  visit: (slot: number, entry: ChunkEntry) => void,
+  visit: (slot: number, count: number, entry: ChunkEntry) => void,
 ): void {
   const view = viewOf(bytes);
   const wrong = (problem: string): Error => corrupt(file, `page[${index}]`, problem);
@@ -95,6 +95,7 @@ export function decodePage(
   if (!sealed(bytes, 12)) throw wrong('checksum does not match');
   const end = view.getUint32(8, true);
   if (view.getUint32(4, true) !== index || end > bytes.length) throw wrong('is of another place');
+  const { pageChunks } = geometry;
   let next = 0;
   for (let at = PAGE_HEADER_BYTES; at < end; ) {
     if (at + ITEM_BYTES > end) throw wrong('ends inside an item');
@@ -104,19 +105,18 @@ export function decodePage(
     at += ITEM_BYTES;
     if (slot & SPLIT_FLAG) {
       const chunk = slot & ~SPLIT_FLAG;
-      if (chunk < next || chunk >= PAGE_CHUNKS) throw wrong(`chunk ${chunk} is out of order`);
+      if (chunk < next || chunk >= pageChunks) throw wrong(`chunk ${chunk} is out of order`);
       if (at + count * ITEM_BYTES > end) throw wrong(`split of chunk ${chunk} runs past the end`);
-      visit(chunk, decodeSplit(view, at, count, geometry, hostChunks, wrong));
+      visit(chunk, 1, decodeSplit(view, at, count, geometry, hostChunks, wrong));
       at += count * ITEM_BYTES;
       next = chunk + 1;
       continue;
     }
-    if (slot < next || count === 0 || slot + count > PAGE_CHUNKS)
-      throw wrong(`chunk ${slot} is out of order`);
+    if (slot < next || count === 0 || slot + count > pageChunks) throw wrong(`chunk ${slot} is out of order`);
     const zero = host === ZERO_CHUNK;
     if (!zero && (host === 0 || host + count > hostChunks))
       throw wrong(`host chunk ${host} is outside the file`);
-    for (let i = 0; i < count; i++) visit(slot + i, zero ? ENTRY_ZERO : host + i);
+    visit(slot, count, zero ? ENTRY_ZERO : host);
     next = slot + count;
   }
 }
@@ -141,6 +141,9 @@ function decodeSplit(
     if (host > ZERO && (host < blocksPerChunk || host + last - first > hostChunks * blocksPerChunk)) {
       throw wrong(`host block ${host} is outside the file`);
     }
+    if (host > ZERO && (host % blocksPerChunk) + last - first > blocksPerChunk) {
+      throw wrong(`run at host block ${host} crosses a chunk`);
+    }
     runs.starts.push(first);
     runs.hosts.push(host);
   }
@@ -149,6 +152,7 @@ function decodeSplit(
 }
 
 const ROOT_HEADER_BYTES = 32;
+const POINTER_BYTES = 8;
 
 /** Where the pages of one state lie; `bytes` 0: the page's chunks are all absent. */
 export interface PagePointers {
@@ -160,15 +164,25 @@ export function newPointers(count: number): PagePointers {
   return { offsets: new Float64Array(count), bytes: new Uint32Array(count) };
 }
 
+export function pageCount({ chunkBytes, pageChunks }: Geometry, size: number): number {
+  return Math.ceil(Math.ceil(size / chunkBytes) / pageChunks);
+}
+
+/** Length of the root of a disk of `size` bytes. */
+export function rootBytes(geometry: Geometry, size: number): number {
+  const pointers = pageCount(geometry, size) * POINTER_BYTES;
+  return ROOT_HEADER_BYTES + Math.ceil(pointers / LOG_ALIGN) * LOG_ALIGN;
+}
+
 export function encodeRoot(size: number, pages: PagePointers): Uint8Array {
   const count = pages.bytes.length;
-  const root = new Uint8Array(ROOT_HEADER_BYTES + count * 8 + ((count * 8) % LOG_ALIGN));
+  const root = new Uint8Array(ROOT_HEADER_BYTES + Math.ceil((count * POINTER_BYTES) / LOG_ALIGN) * LOG_ALIGN);
   const view = viewOf(root);
   view.setUint32(0, ROOT_MAGIC, true);
   view.setUint32(4, count, true);
   writeU64LE(view, 16, size);
   for (let page = 0; page < count; page++) {
-    const at = ROOT_HEADER_BYTES + page * 8;
+    const at = ROOT_HEADER_BYTES + page * POINTER_BYTES;
     const unit = pages.offsets[page]! / LOG_ALIGN;
     view.setUint32(at, unit >>> 0, true);
     view.setUint16(at + 4, Math.floor(unit / TWO_32), true);
@@ -177,32 +191,36 @@ export function encodeRoot(size: number, pages: PagePointers): Uint8Array {
   return seal(root, 12);
 }
 
+/** Where the pages lie of a disk of `size` bytes. `root` has the length that `rootBytes` says. */
 export function decodeRoot(
   root: Uint8Array,
+  size: number,
   geometry: Geometry,
   hostChunks: number,
   file: string,
-): { size: number; pages: PagePointers } {
+): PagePointers {
   const view = viewOf(root);
-  if (root.length < ROOT_HEADER_BYTES || view.getUint32(0, true) !== ROOT_MAGIC || !sealed(root, 12)) {
+  if (view.getUint32(0, true) !== ROOT_MAGIC || !sealed(root, 12)) {
     throw corrupt(file, 'root', 'checksum or magic does not match');
   }
+  const high = view.getUint32(20, true);
+  const recorded = high * TWO_32 + view.getUint32(16, true);
+  if (recorded !== size) throw corrupt(file, 'root.size', `${recorded} is not the ${size} of its state`);
   const count = view.getUint32(4, true);
-  const size = readU64LE(view, 16);
-  const expected = Math.ceil(Math.ceil(size / geometry.chunkBytes) / PAGE_CHUNKS);
-  if (count !== expected || ROOT_HEADER_BYTES + count * 8 > root.length) {
+  if (count !== pageCount(geometry, size)) {
     throw corrupt(file, 'root.pageCount', `${count} does not fit the size ${size}`, { value: count });
   }
   const pages = newPointers(count);
   for (let page = 0; page < count; page++) {
-    const at = ROOT_HEADER_BYTES + page * 8;
+    const at = ROOT_HEADER_BYTES + page * POINTER_BYTES;
     const offset = (view.getUint16(at + 4, true) * TWO_32 + view.getUint32(at, true)) * LOG_ALIGN;
     const bytes = view.getUint16(at + 6, true) * LOG_ALIGN;
-    if (offset + bytes > hostChunks * geometry.chunkBytes) {
+    if (bytes === 0 && offset === 0) continue;
+    if (!isWithin({ offset, bytes }, SUPERBLOCKS_BYTES, hostChunks * geometry.chunkBytes)) {
       throw corrupt(file, `root.page[${page}]`, `offset ${offset} is outside the file`, { offset });
     }
     pages.offsets[page] = offset;
     pages.bytes[page] = bytes;
   }
-  return { size, pages };
+  return pages;
 }

@@ -1,5 +1,16 @@
 import { corrupt, readU64LE, unsupported, viewOf, writeU64LE } from '@cowlab/core';
-import { LOG_ALIGN, type Region, SECTOR_BYTES, seal, sealed } from './structure.ts';
+import { rootBytes } from './layout-table.ts';
+import {
+  geometryOf,
+  isWithin,
+  LOG_ALIGN,
+  type Region,
+  SECTOR_BYTES,
+  SLOT_BYTES,
+  SUPERBLOCKS_BYTES,
+  seal,
+  sealed,
+} from './structure.ts';
 
 export * from './layout-catalog.ts';
 export * from './layout-journal.ts';
@@ -21,8 +32,6 @@ export * from './structure.ts';
 
 export const MAGIC = 0x5143f5a9;
 export const VERSION = 2;
-export const SLOT_BYTES = 4096;
-export const LOG_START: number = 2 * SLOT_BYTES;
 export const MAX_SNAPSHOTS = 65_535;
 
 export interface Superblock {
@@ -32,7 +41,7 @@ export interface Superblock {
   /** Guest bytes. */
   readonly size: number;
   readonly journal: Region;
-  /** Root of the front's table; none while nothing is mapped. */
+  /** Root of the front's table. */
   readonly root: Region;
   /** Directory and refcounts; none while there never was a snapshot. */
   readonly catalog: Region;
@@ -40,7 +49,7 @@ export interface Superblock {
   readonly logOffset: number;
   /** Where the next packed block goes, as a host block; 0 when no packed chunk is open. */
   readonly packNext: number;
-  /** The last host block of a static chunk that may be the front's begins here; 0 when there is none. */
+  /** From this host block to the end of its chunk, a static chunk is the front's; 0 when there is none. */
   readonly tailFrom: number;
   /** Host chunks up to the last one ever used. */
   readonly hostChunks: number;
@@ -48,7 +57,13 @@ export interface Superblock {
   readonly baseFormat: string;
 }
 
-const MAX_TEXT_BYTES = 1024;
+/** The chunk that the log goes on in; `logOffset` may stand at its very end. */
+export function logChunkOf({ logOffset, chunkBytes }: Superblock): number {
+  return Math.floor((logOffset - 1) / chunkBytes);
+}
+
+/** Longest name of a base, and of its format, in bytes of UTF-8. */
+export const MAX_TEXT_BYTES = 1024;
 const TEXT_AT = 256;
 
 export function encodeSuperblock(block: Superblock): Uint8Array {
@@ -71,6 +86,7 @@ export function encodeSuperblock(block: Superblock): Uint8Array {
   writeU64LE(view, 104, block.packNext);
   writeU64LE(view, 112, block.tailFrom);
   writeU64LE(view, 120, block.hostChunks);
+  assertSuperblock(block, 'superblock');
   const base = new TextEncoder().encode(block.base);
   const format = new TextEncoder().encode(block.baseFormat);
   view.setUint16(128, base.length, true);
@@ -86,10 +102,16 @@ export function decodeSuperblock(bytes: Uint8Array, file: string): Superblock | 
   if (view.getUint32(0, true) !== MAGIC || view.getUint32(4, true) !== VERSION || !sealed(bytes, 8))
     return undefined;
   const field = (at: number): number => readU64LE(view, at);
-  const text = (at: number, length: number): string => {
-    if (length > MAX_TEXT_BYTES) throw corrupt(file, 'superblock.base', `is ${length} bytes long`);
+  const text = (name: string, at: number, length: number): string => {
+    if (length > MAX_TEXT_BYTES) {
+      throw corrupt(file, `superblock.${name}`, `is ${length} bytes long`, { value: length });
+    }
     return new TextDecoder().decode(bytes.subarray(at, at + length));
   };
+  const incompatible = view.getUint32(12, true);
+  if (incompatible !== 0) {
+    throw unsupported(file, 'superblock.incompatibleFeatures', `unknown bits 0x${incompatible.toString(16)}`);
+  }
   try {
     const block: Superblock = {
       generation: field(24),
@@ -103,10 +125,10 @@ export function decodeSuperblock(bytes: Uint8Array, file: string): Superblock | 
       packNext: field(104),
       tailFrom: field(112),
       hostChunks: field(120),
-      base: text(TEXT_AT, view.getUint16(128, true)),
-      baseFormat: text(TEXT_AT + MAX_TEXT_BYTES, view.getUint16(130, true)),
+      base: text('base', TEXT_AT, view.getUint16(128, true)),
+      baseFormat: text('baseFormat', TEXT_AT + MAX_TEXT_BYTES, view.getUint16(130, true)),
     };
-    assertSuperblock(block, view.getUint32(12, true), file);
+    assertSuperblock(block, file);
     return block;
   } catch (error) {
     if (error instanceof RangeError) throw corrupt(file, 'superblock', error.message);
@@ -132,25 +154,56 @@ export function isGeometry(chunkBytes: number, blockBytes: number): boolean {
   );
 }
 
-function assertSuperblock(block: Superblock, incompatible: number, file: string): void {
-  const wrong = (field: string, value: number): never => {
-    throw corrupt(file, `superblock.${field}`, `${value} is out of range`, { value });
+/** Most chunks of one disk: the front's table takes 4 bytes of memory for each. */
+export const MAX_CHUNKS: number = 2 ** 24;
+/** Host offsets of pages are stored in 48 bits, in units of LOG_ALIGN. */
+const MAX_HOST_BYTES = 2 ** 52;
+export const MAX_JOURNAL_BYTES: number = 64 * 1024 * 1024;
+
+function assertSuperblock(block: Superblock, file: string): void {
+  const ensure = (right: boolean, field: string, value: number): void => {
+    if (!right) throw corrupt(file, `superblock.${field}`, `${value} is out of range`, { value });
   };
-  if (incompatible !== 0) {
-    throw unsupported(file, 'superblock.incompatibleFeatures', `unknown bits 0x${incompatible.toString(16)}`);
+  const { chunkBytes, blockBytes, size, journal, root, catalog, hostChunks } = block;
+  ensure(block.generation > 0, 'generation', block.generation);
+  ensure(isGeometry(chunkBytes, blockBytes), 'chunkBytes', chunkBytes);
+  ensure(size > 0 && size % SECTOR_BYTES === 0, 'size', size);
+  ensure(size <= chunkBytes * MAX_CHUNKS, 'size', size);
+  const end = hostChunks * chunkBytes;
+  ensure(hostChunks > 1 && hostChunks < 2 ** 31 && end <= MAX_HOST_BYTES, 'hostChunks', hostChunks);
+  const aligned = journal.offset % chunkBytes === 0;
+  ensure(aligned && isWithin(journal, chunkBytes, end), 'journal.offset', journal.offset);
+  const whole = journal.bytes % chunkBytes === 0 && journal.bytes <= MAX_JOURNAL_BYTES;
+  ensure(whole, 'journal.bytes', journal.bytes);
+  ensure(isWithin(root, SUPERBLOCKS_BYTES, end) && root.offset % LOG_ALIGN === 0, 'root.offset', root.offset);
+  ensure(root.bytes === rootBytes(geometryOf(chunkBytes, blockBytes), size), 'root.bytes', root.bytes);
+  if (catalog.bytes > 0 || catalog.offset > 0) {
+    const apart =
+      catalog.offset + catalog.bytes <= journal.offset || journal.offset + journal.bytes <= catalog.offset;
+    const placed = catalog.offset % chunkBytes === 0 && isWithin(catalog, chunkBytes, end);
+    ensure(apart && placed, 'catalog.offset', catalog.offset);
   }
-  if (!isGeometry(block.chunkBytes, block.blockBytes)) wrong('chunkBytes', block.chunkBytes);
-  const { chunkBytes } = block;
-  if (block.size <= 0 || block.size % SECTOR_BYTES !== 0) wrong('size', block.size);
-  if (block.size / chunkBytes > 2 ** 31 - 2) wrong('size', block.size);
-  if (block.hostChunks >= 2 ** 31) wrong('hostChunks', block.hostChunks);
-  const end = block.hostChunks * chunkBytes;
-  for (const name of ['journal', 'root', 'catalog'] as const) {
-    const { offset, bytes } = block[name];
-    if (offset + bytes > end || (bytes > 0 && offset < LOG_START)) wrong(`${name}.offset`, offset);
+  assertPositions(block, end, ensure);
+}
+
+/** Where the next page and the next packed block go: never into what has another purpose. */
+function assertPositions(
+  { chunkBytes, blockBytes, journal, catalog, logOffset, packNext, tailFrom }: Superblock,
+  end: number,
+  ensure: (right: boolean, field: string, value: number) => void,
+): void {
+  const taken = (byte: number): boolean =>
+    [journal, catalog].some(({ offset, bytes }) => {
+      const last = Math.ceil((offset + bytes) / chunkBytes) * chunkBytes;
+      return bytes > 0 && byte >= offset && byte < last;
+    });
+  const logged = logOffset >= SUPERBLOCKS_BYTES && logOffset <= end && logOffset % LOG_ALIGN === 0;
+  ensure(logged && !taken(logOffset - 1), 'logOffset', logOffset);
+  for (const [field, block] of [
+    ['packNext', packNext],
+    ['tailFrom', tailFrom],
+  ] as const) {
+    const byte = block * blockBytes;
+    ensure(block === 0 || (byte >= chunkBytes && byte < end && !taken(byte)), field, block);
   }
-  if (block.journal.bytes < SECTOR_BYTES || block.journal.bytes % SECTOR_BYTES !== 0) {
-    wrong('journal.bytes', block.journal.bytes);
-  }
-  if (block.logOffset > end || block.logOffset % LOG_ALIGN !== 0) wrong('logOffset', block.logOffset);
 }

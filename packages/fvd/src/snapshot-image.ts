@@ -50,7 +50,8 @@ export class SnapshotImage implements DriverImage {
   }
 
   stats(): ImageStats {
-    return { residentMetadataBytes: this.#state.table.residentBytes };
+    const { table, pages } = this.#state;
+    return { residentMetadataBytes: table.residentBytes + pages.offsets.byteLength + pages.bytes.byteLength };
   }
 
   async close(): Promise<void> {

@@ -1,6 +1,15 @@
-import { CowlabError, type DriverImage, type DriverSnapshots, type SnapshotInfo } from '@cowlab/core';
+import {
+  type Bitset,
+  CowlabError,
+  corrupt,
+  type DriverImage,
+  type DriverSnapshots,
+  type SnapshotInfo,
+} from '@cowlab/core';
+import { type Catalog, type CatalogPlace, readCatalog, readDirectory } from './catalog.ts';
+import { reachedBy } from './front-use.ts';
 import type { FvdImage } from './image.ts';
-import { type Directory, decodeCatalog, type Region, type SnapshotEntry, ZERO } from './layout.ts';
+import { type Directory, MAX_SNAPSHOTS, type SnapshotEntry } from './layout.ts';
 import { SnapshotImage } from './snapshot-image.ts';
 import { readState, type State } from './tree.ts';
 
@@ -15,35 +24,7 @@ import { readState, type State } from './tree.ts';
  *   apply    the snapshot's root becomes the front's; counts stay
  */
 
-export interface Catalog {
-  readonly directory: Directory;
-  readonly counts: Uint16Array;
-  readonly tailFrom?: number;
-}
-
-const EMPTY: Catalog = { directory: { nextId: 1, current: 0, snapshots: [] }, counts: new Uint16Array(0) };
-
-/** Every host chunk that a state reaches: its root, its pages, its data. */
-export function reachedBy(image: FvdImage, state: State): Set<number> {
-  const reached = new Set<number>();
-  const add = (region: Region): void => {
-    for (const chunk of image.space.chunksOf(region)) reached.add(chunk);
-  };
-  add(state.root);
-  state.pages.bytes.forEach((bytes, page) => add({ offset: state.pages.offsets[page]!, bytes }));
-  for (let chunk = 0; chunk < state.table.chunks; chunk++) {
-    const whole = state.table.whole(chunk);
-    if (whole > 0) reached.add(whole);
-    else if (typeof state.table.get(chunk) !== 'number') {
-      state.table.eachRun(chunk, (_start, count, host) => {
-        if (host <= ZERO) return;
-        reached.add(image.space.chunkOf(host));
-        reached.add(image.space.chunkOf(host + count - 1));
-      });
-    }
-  }
-  return reached;
-}
+const MAX_ID = 0xffff_ffff;
 
 function infoOf(snapshot: SnapshotEntry): SnapshotInfo {
   return {
@@ -63,35 +44,53 @@ export class FvdSnapshots implements DriverSnapshots {
   }
 
   async list(): Promise<readonly SnapshotInfo[]> {
-    return (await this.readCatalog()).directory.snapshots.map(infoOf);
+    return (await readDirectory(this.#place())).snapshots.map(infoOf);
   }
 
   async create(name: string, createdAt: Date): Promise<SnapshotInfo> {
-    const image = this.#image;
+    const { space, publisher, storage, size } = this.#image;
     const before = await this.readCatalog();
     const { nextId, current, snapshots } = before.directory;
+    if (snapshots.length >= MAX_SNAPSHOTS || nextId >= MAX_ID) {
+      const about = { file: storage.name, field: 'snapshot', value: name };
+      throw new CowlabError('ERR_SNAPSHOT_LIMIT', `${storage.name}: no number is left for a snapshot`, about);
+    }
     let entry: SnapshotEntry | undefined;
-    await image.publish({
-      catalog: async (root, dead) => {
-        entry = { id: nextId, parent: current, name, createdAt: createdAt.getTime(), size: image.size, root };
-        const counts = grown(before.counts, image.space.hostChunks);
-        for (const chunk of image.space.frontChunks()) if (!dead.has(chunk)) counts[chunk]!++;
-        const directory = { nextId: nextId + 1, current: nextId, snapshots: [...snapshots, entry] };
-        return { directory, counts, tailFrom: image.space.packNext };
-      },
-    });
-    for (const chunk of image.space.frontChunks()) image.space.setStatic(chunk);
+    try {
+      await this.#image.publish({
+        tailFrom: () => space.packNext,
+        catalog: (root, dead) => {
+          const reached = space.frontChunks();
+          for (const chunk of dead) reached.clear(chunk);
+          entry = { id: nextId, parent: current, name, createdAt: createdAt.getTime(), size, root };
+          const directory = { nextId: nextId + 1, current: nextId, snapshots: [...snapshots, entry] };
+          return { directory, counts: counted(before.counts, reached, space.hostChunks) };
+        },
+      });
+    } catch (error) {
+      // The snapshot may be there after a crash: what it would reach must not change until that is settled.
+      if (publisher.isInDoubt) space.freezeFront();
+      throw error;
+    }
+    space.freezeFront();
     return infoOf(entry!);
   }
 
   async delete(id: string): Promise<void> {
-    const image = this.#image;
+    const { space, publisher, storage } = this.#image;
     const before = await this.readCatalog();
     const { nextId, current, snapshots } = before.directory;
     const gone = this.#find(snapshots, id);
-    const reached = reachedBy(image, await this.#read(gone));
-    const counts = before.counts.slice();
-    for (const chunk of reached) counts[chunk]!--;
+    const { counts } = before;
+    const falling: number[] = [];
+    const reached = reachedBy(await this.#read(gone), publisher.superblock.hostChunks);
+    for (let chunk = reached.nextSet(0); chunk >= 0; chunk = reached.nextSet(chunk + 1)) {
+      const count = counts[chunk] ?? 0;
+      if (count === 0)
+        throw corrupt(storage.name, 'catalog.counts', `chunk ${chunk} is reached but not counted`);
+      counts[chunk] = count - 1;
+      if (count === 1) falling.push(chunk);
+    }
     // Children of the deleted snapshot, and the front, grew from its parent in the end.
     const adopted = (parent: number): number => (parent === gone.id ? gone.parent : parent);
     const directory: Directory = {
@@ -101,40 +100,43 @@ export class FvdSnapshots implements DriverSnapshots {
         .filter((snapshot) => snapshot !== gone)
         .map((snapshot) => ({ ...snapshot, parent: adopted(snapshot.parent) })),
     };
-    await image.publish({ catalog: async () => ({ directory, counts }) });
-    const free: number[] = [];
-    for (const chunk of reached) {
-      if (counts[chunk] !== 0) continue;
-      image.space.clearStatic(chunk);
-      if (!image.space.isUsed(chunk)) free.push(chunk);
-    }
-    await image.publisher.settle(free);
+    const tail = (): number => (counts[space.chunkOf(space.tailFrom)] === 0 ? 0 : space.tailFrom);
+    await this.#image.publish({ catalog: () => ({ directory, counts }), tailFrom: tail });
+    for (const chunk of falling) space.clearStatic(chunk);
+    await publisher.settle(falling.filter((chunk) => !space.isFront(chunk)));
   }
 
   async apply(id: string): Promise<void> {
-    const image = this.#image;
+    const { space, publisher, storage } = this.#image;
     const before = await this.readCatalog();
     const entry = this.#find(before.directory.snapshots, id);
     const state = await this.#read(entry);
-    const abandoned = [...image.space.frontChunks()];
+    const use = space.survey(state, storage.name);
+    const abandoned = space.frontChunks();
     const directory = { ...before.directory, current: entry.id };
-    await image.publish({ state, catalog: async () => ({ directory, counts: before.counts }) });
-    image.space.clearFront();
-    image.space.addTree(state);
-    image.space.addTable(state.table, image.storage.name);
-    image.adopt(state);
-    await image.publisher.settle(abandoned.filter((chunk) => !image.space.isUsed(chunk)));
+    await this.#image.publish({ state, catalog: () => ({ directory, counts: before.counts }) });
+    space.adoptFront(use);
+    const free: number[] = [];
+    for (let chunk = abandoned.nextSet(0); chunk >= 0; chunk = abandoned.nextSet(chunk + 1)) {
+      if (!space.isUsed(chunk)) free.push(chunk);
+    }
+    await publisher.settle(free);
   }
 
   async open(id: string): Promise<DriverImage> {
-    const { directory } = await this.readCatalog();
-    return new SnapshotImage(this.#image, await this.#read(this.#find(directory.snapshots, id)));
+    const { snapshots } = await readDirectory(this.#place());
+    return new SnapshotImage(this.#image, await this.#read(this.#find(snapshots, id)));
   }
 
   /** The catalog as it lies on disk; empty where there never was a snapshot. */
-  async readCatalog(): Promise<Catalog> {
+  readCatalog(): Promise<Catalog> {
+    return readCatalog(this.#place());
+  }
+
+  #place(): CatalogPlace {
     const { storage, geometry, publisher } = this.#image;
-    return readCatalog(storage, publisher.superblock.catalog, geometry, publisher.superblock.hostChunks);
+    const { catalog, hostChunks } = publisher.superblock;
+    return { storage, region: catalog, geometry, hostChunks };
   }
 
   #read(snapshot: SnapshotEntry): Promise<State> {
@@ -144,42 +146,17 @@ export class FvdSnapshots implements DriverSnapshots {
 
   #find(snapshots: readonly SnapshotEntry[], id: string): SnapshotEntry {
     const found = snapshots.find((snapshot) => String(snapshot.id) === id);
-    if (found === undefined) {
-      throw new CowlabError(
-        'ERR_SNAPSHOT_NOT_FOUND',
-        `${this.#image.storage.name}: snapshot ${id}: no such snapshot`,
-        {
-          file: this.#image.storage.name,
-          value: id,
-        },
-      );
-    }
-    return found;
+    if (found !== undefined) return found;
+    const { name } = this.#image.storage;
+    const about = { file: name, value: id };
+    throw new CowlabError('ERR_SNAPSHOT_NOT_FOUND', `${name}: snapshot ${id}: no such snapshot`, about);
   }
 }
 
-function grown(counts: Uint16Array, length: number): Uint16Array {
-  const longer = new Uint16Array(Math.max(length, counts.length));
-  longer.set(counts);
-  return longer;
-}
-
-/** Reads directory and counts. Throws `ERR_CORRUPT` when they do not fit the file. */
-export async function readCatalog(
-  storage: FvdImage['storage'],
-  region: Region,
-  geometry: FvdImage['geometry'],
-  hostChunks: number,
-): Promise<Catalog> {
-  if (region.bytes === 0) return EMPTY;
-  if (region.offset + region.bytes > storage.size()) {
-    throw new CowlabError('ERR_CORRUPT', `${storage.name}: catalog.offset: is past the end of the file`, {
-      file: storage.name,
-      field: 'catalog.offset',
-      offset: region.offset,
-    });
-  }
-  const bytes = new Uint8Array(region.bytes);
-  await storage.read(region.offset, bytes, 'refcount');
-  return decodeCatalog(bytes, geometry, hostChunks, storage.name);
+/** The counts with one more for every chunk that is reached. */
+function counted(counts: Uint16Array, reached: Bitset, length: number): Uint16Array {
+  const after = new Uint16Array(Math.max(length, counts.length));
+  after.set(counts);
+  for (let chunk = reached.nextSet(0); chunk >= 0; chunk = reached.nextSet(chunk + 1)) after[chunk]!++;
+  return after;
 }

@@ -1,6 +1,6 @@
-import { Bitset, corrupt } from '@cowlab/core';
-import { type Geometry, type Region, ZERO } from './layout.ts';
-import type { ChunkTable } from './table.ts';
+import { Bitset } from '@cowlab/core';
+import { chunksOf, type StateUse, surveyState } from './front-use.ts';
+import type { Geometry, Region } from './layout.ts';
 import type { State } from './tree.ts';
 
 /*
@@ -12,20 +12,26 @@ import type { State } from './tree.ts';
  * A chunk is free when it is none of these. So a crash cannot leak: what nothing reaches is free at the next open.
  *
  * Chunks that the front refers to block by block (split chunks, log chunks) have a count of such blocks in
- * `partial`; at zero the chunk is given back. What is given back stays marked until `settle`, which the caller runs
- * when the record that freed it is durable: before that, a crash would bring the old reference back.
+ * `partial`; at zero the chunk is given back. What is given back stays marked until the record that freed it is
+ * durable (before that, a crash would bring the old reference back) and until its hole is punched (after that, the
+ * hole would take a new tenant's bytes):
+ *
+ *   release → given back → durable: reclaim → hole punched: free → findFree
  *
  * Packed chunks take blocks of any guest chunk one after the other. A block never lies there at its own index:
  * that place in a chunk is a home's.
  */
+
+/** What V8 takes for an entry of a map of numbers. */
+const ENTRY_MEMORY = 40;
 
 export class Space {
   readonly #geometry: Geometry;
   #static: Bitset;
   #front: Bitset;
   readonly #fixed = new Set<number>();
-  readonly #partial = new Map<number, number>();
-  #givenBack: number[] = [];
+  #partial = new Map<number, number>();
+  #givenBack = new Set<number>();
   #cursor = 1;
   /** Host chunks up to the last one ever used. */
   hostChunks: number;
@@ -47,7 +53,8 @@ export class Space {
   }
 
   get residentBytes(): number {
-    return this.#static.words.byteLength + this.#front.words.byteLength + this.#partial.size * 32;
+    const entries = this.#partial.size + this.#fixed.size + this.#givenBack.size;
+    return this.#static.words.byteLength + this.#front.words.byteLength + entries * ENTRY_MEMORY;
   }
 
   chunkOf(hostBlock: number): number {
@@ -59,8 +66,11 @@ export class Space {
   }
 
   isUsed(chunk: number): boolean {
-    if (this.#static.get(chunk) || this.#front.get(chunk) || this.#fixed.has(chunk)) return true;
-    return chunk === this.logChunk || (this.packNext > 0 && chunk === this.chunkOf(this.packNext));
+    return this.#front.get(chunk) || this.#isHeld(chunk);
+  }
+
+  isFront(chunk: number): boolean {
+    return this.#front.get(chunk);
   }
 
   /** Whether the front may overwrite the block where it is. */
@@ -79,11 +89,8 @@ export class Space {
   }
 
   /** The host chunks that a region touches. */
-  chunksOf({ offset, bytes }: Region): number[] {
-    if (bytes === 0) return [];
-    const first = Math.floor(offset / this.#geometry.chunkBytes);
-    const last = Math.floor((offset + bytes - 1) / this.#geometry.chunkBytes);
-    return Array.from({ length: last - first + 1 }, (_, i) => first + i);
+  chunksOf(region: Region): number[] {
+    return chunksOf(region, this.#geometry.chunkBytes);
   }
 
   /** The front refers to `count` more blocks of a chunk that it shares out block by block. */
@@ -99,10 +106,6 @@ export class Space {
     this.#front.set(chunk);
   }
 
-  hasFront(chunk: number): boolean {
-    return this.#front.get(chunk);
-  }
-
   /** The front stops referring to `count` blocks. A chunk without an entry in `partial` was whole. */
   release(chunk: number, count: number): void {
     const left = (this.#partial.get(chunk) ?? this.#geometry.blocksPerChunk) - count;
@@ -111,7 +114,7 @@ export class Space {
       return;
     }
     this.#partial.delete(chunk);
-    this.#givenBack.push(chunk);
+    this.#givenBack.add(chunk);
   }
 
   /** A chunk of which the table has just taken all blocks at their own index needs no count. */
@@ -119,49 +122,49 @@ export class Space {
     this.#partial.delete(chunk);
   }
 
-  /** What has been given back since the last call; pass it to `settle` when that is durable. */
+  /** What has been given back since the last call; pass it to `reclaim` when that is durable. */
   takeGivenBack(): number[] {
-    const taken = this.#givenBack;
-    this.#givenBack = [];
+    const taken = [...this.#givenBack];
+    this.#givenBack.clear();
     return taken;
   }
 
   putBack(taken: readonly number[]): void {
-    this.#givenBack = [...taken, ...this.#givenBack];
+    for (const chunk of taken) this.#givenBack.add(chunk);
   }
 
-  /** Those of the chunks that nobody has taken again since they were given back. */
+  /** Those of the chunks that the front has not taken again since. One that it has given back anew must wait anew. */
   unreached(taken: readonly number[]): number[] {
-    return taken.filter((chunk) => !this.#partial.has(chunk));
+    return taken.filter((chunk) => !this.#partial.has(chunk) && !this.#givenBack.has(chunk));
   }
 
-  /** Frees chunks for reuse; yields those that nothing else holds, whose space the file system may have back. */
-  settle(taken: readonly number[]): number[] {
+  /** Chunks whose release is durable. Yields those that nobody holds any more; `free` each once its hole is punched. */
+  reclaim(taken: readonly number[]): number[] {
     return this.unreached(taken).filter((chunk) => {
+      if (!this.#isHeld(chunk)) return true;
       this.#front.clear(chunk);
-      this.#cursor = Math.min(this.#cursor, chunk);
-      return !this.isUsed(chunk);
+      return false;
     });
+  }
+
+  free(first: number, count: number): void {
+    this.#front.clearRange(first, first + count);
+    this.#cursor = Math.min(this.#cursor, first);
   }
 
   /** The first of `count` free host chunks in a row; they are not marked yet. */
   findFree(count = 1): number {
-    let start = count === 1 ? this.#cursor : 1;
-    for (let chunk = start; ; chunk++) {
-      if (chunk >= this.#static.length) this.#ensure(chunk + 1);
-      if (this.isUsed(chunk)) start = chunk + 1;
-      else if (chunk - start + 1 === count) break;
+    let start = this.#nextFree(count === 1 ? this.#cursor : 1);
+    for (let chunk = start + 1; chunk < start + count; chunk++) {
+      if (chunk < this.#static.length && this.isUsed(chunk)) {
+        start = this.#nextFree(chunk + 1);
+        chunk = start;
+      }
     }
+    this.#ensure(start + count);
     if (count === 1) this.#cursor = start + 1;
     this.hostChunks = Math.max(this.hostChunks, start + count);
     return start;
-  }
-
-  /** Takes a free chunk for a guest chunk's own blocks. */
-  takeHome(blocks: number): number {
-    const chunk = this.findFree();
-    this.addBlocks(chunk, blocks);
-    return chunk;
   }
 
   /** Takes `count` packed blocks in a row for blocks that start at `index` of their chunk; a host block. */
@@ -191,23 +194,43 @@ export class Space {
     this.#static.clear(chunk);
   }
 
-  /** Every host chunk that the front reaches. */
-  *frontChunks(): Generator<number> {
-    for (let chunk = this.#front.nextSet(0); chunk >= 0; chunk = this.#front.nextSet(chunk + 1)) yield chunk;
+  /** A snapshot has been taken: it reaches all that the front reaches, and nothing that is packed from now on. */
+  freezeFront(): void {
+    this.#front.words.forEach((word, at) => {
+      this.#static.words[at]! |= word;
+    });
+    this.tailFrom = this.packNext;
   }
 
-  /** Forgets what the front reaches; the caller adds another state's. */
-  clearFront(): void {
-    this.#front = new Bitset(this.#front.length);
-    this.#partial.clear();
-    this.#givenBack = [];
+  /** The host chunks that the front reaches, as they are now. */
+  frontChunks(): Bitset {
+    return this.#front.resized(this.#front.length);
+  }
+
+  /** Blocks of a chunk that the front shares out; undefined when it has it whole, or not at all. */
+  blocksIn(chunk: number): number | undefined {
+    return this.#partial.get(chunk);
+  }
+
+  /** What a state reaches. Throws `ERR_CORRUPT` where it cannot be the front's. */
+  survey(state: State, file: string): StateUse {
+    return surveyState(state, {
+      geometry: this.#geometry,
+      hostChunks: this.hostChunks,
+      capacity: this.#front.length,
+      fixed: this.#fixed,
+      logChunk: this.logChunk,
+      file,
+    });
+  }
+
+  /** The front is the state that `survey` looked at. */
+  adoptFront({ chunks, partial }: StateUse): void {
+    const { length } = this.#static;
+    this.#front = chunks.length === length ? chunks : chunks.resized(length);
+    this.#partial = partial;
+    this.#givenBack.clear();
     this.#cursor = 1;
-  }
-
-  /** Adds the root and the pages of a state. */
-  addTree({ root, pages }: State): void {
-    this.addRegion(root);
-    pages.bytes.forEach((bytes, page) => this.addRegion({ offset: pages.offsets[page]!, bytes }));
   }
 
   /** The front refers to a root or a page. */
@@ -215,41 +238,27 @@ export class Space {
     for (const chunk of this.chunksOf(region)) this.addBlocks(chunk, 1);
   }
 
-  /** Adds everything a table refers to. Throws `ERR_CORRUPT` when two guest blocks share a host block. */
-  addTable(table: ChunkTable, file: string): void {
-    const { blocksPerChunk } = this.#geometry;
-    const shared = new Map<number, Bitset>();
-    const twice = (chunk: number, host: number): never => {
-      throw corrupt(file, `table[${chunk}]`, `host chunk ${host} is mapped twice`, { value: host });
-    };
-    for (let chunk = 0; chunk < table.chunks; chunk++) {
-      const whole = table.whole(chunk);
-      if (whole > 0) {
-        if (this.isUsedByFront(whole)) twice(chunk, whole);
-        this.addWhole(whole);
-        continue;
-      }
-      if (typeof table.get(chunk) === 'number') continue;
-      table.eachRun(chunk, (_start, count, host) => {
-        if (host <= ZERO) return;
-        const last = this.chunkOf(host + count - 1);
-        for (let at = host; at < host + count; at++) {
-          const place = this.chunkOf(at);
-          const blocks = shared.get(place) ?? new Bitset(blocksPerChunk);
-          if (!shared.has(place) && this.isUsedByFront(place)) twice(chunk, place);
-          shared.set(place, blocks);
-          if (blocks.get(at % blocksPerChunk)) twice(chunk, place);
-          blocks.set(at % blocksPerChunk);
-          this.addBlocks(place, 1);
-        }
-        if (last >= this.hostChunks) twice(chunk, last);
-      });
-    }
+  /** Whether anyone but the front's own references holds the chunk. */
+  #isHeld(chunk: number): boolean {
+    if (this.#static.get(chunk) || this.#fixed.has(chunk) || chunk === this.logChunk) return true;
+    return this.packNext > 0 && chunk === this.chunkOf(this.packNext);
   }
 
-  isUsedByFront(chunk: number): boolean {
-    this.#ensure(chunk + 1);
-    return this.#front.get(chunk) || this.#fixed.has(chunk);
+  /** The first chunk from `from` on that is not in use; may lie past the end. */
+  #nextFree(from: number): number {
+    const statics = this.#static.words;
+    const fronts = this.#front.words;
+    for (let chunk = from; ; chunk++) {
+      // A whole word of chunks in use is passed at once: there may be a million of them.
+      while (
+        chunk % 32 === 0 &&
+        chunk < this.#static.length &&
+        (statics[chunk >>> 5]! | fronts[chunk >>> 5]!) === -1
+      ) {
+        chunk += 32;
+      }
+      if (chunk >= this.#static.length || !this.isUsed(chunk)) return chunk;
+    }
   }
 
   #ensure(chunks: number): void {

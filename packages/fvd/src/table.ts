@@ -17,13 +17,17 @@ import {
  *   bit 31 set       split: the other bits number a run list
  *   else             the whole chunk lies in this host chunk, block i at block i
  *
- * A chunk whose blocks lie in several places is split. Its home is the host chunk in which blocks lie at their own
+ * A chunk whose blocks lie in several places is split; each of its runs lies in one host chunk. Its home is the host chunk in which blocks lie at their own
  * index; packed blocks never do (space.ts sees to it), so that a home belongs to one guest chunk alone. When one
  * run covers the chunk again, the split ends.
  */
 
 const SPLIT = 0x8000_0000;
 const ZERO_ENTRY = 0xffff_ffff;
+
+/** What V8 takes for a run (a start and a host, up to 8 bytes each, with room to grow) and for a split itself. */
+const RUN_MEMORY = 16;
+const SPLIT_MEMORY = 160;
 
 /** Where the block is that lies `blocks` after the first of a run. */
 export function continuation(host: number, blocks: number): number {
@@ -36,8 +40,8 @@ export type Released = (host: number, count: number) => void;
 export class ChunkTable {
   readonly geometry: Geometry;
   #entries: Uint32Array;
-  readonly #splits: (Runs | undefined)[] = [];
-  readonly #freeSplits: number[] = [];
+  #splits: (Runs | undefined)[] = [];
+  #freeSplits: number[] = [];
   #runs = 0;
 
   constructor(geometry: Geometry, chunks: number) {
@@ -51,7 +55,7 @@ export class ChunkTable {
 
   get residentBytes(): number {
     const splits = this.#splits.length - this.#freeSplits.length;
-    return this.#entries.byteLength + this.#runs * 16 + splits * 64;
+    return this.#entries.byteLength + this.#runs * RUN_MEMORY + splits * SPLIT_MEMORY;
   }
 
   get splitChunks(): number {
@@ -70,10 +74,16 @@ export class ChunkTable {
     return entry === ZERO_ENTRY ? ENTRY_ZERO : this.#splits[entry - SPLIT]!;
   }
 
-  /** Puts a decoded entry in the place of an absent one. */
-  load(chunk: number, entry: ChunkEntry): void {
+  isSplit(chunk: number): boolean {
+    const entry = this.#entries[chunk]!;
+    return entry >= SPLIT && entry !== ZERO_ENTRY;
+  }
+
+  /** Puts decoded entries in the place of absent ones: `count` chunks, host chunks following the first one's. */
+  load(chunk: number, count: number, entry: ChunkEntry): void {
     if (typeof entry !== 'number') this.#split(chunk, entry);
-    else this.#entries[chunk] = entry === ENTRY_ZERO ? ZERO_ENTRY : entry;
+    else if (entry === ENTRY_ZERO) this.#entries.fill(ZERO_ENTRY, chunk, chunk + count);
+    else for (let i = 0; i < count; i++) this.#entries[chunk + i] = entry + i;
   }
 
   /** Where the block is, and for how many blocks the answer holds within its chunk. */
@@ -119,7 +129,11 @@ export class ChunkTable {
     const hosts: number[] = [];
     const push = (at: number, place: number): void => {
       const last = starts.length - 1;
-      const joins = last >= 0 && place === continuation(hosts[last]!, at - starts[last]!);
+      // Host chunks are counted and freed one by one: a run lies in one.
+      const joins =
+        last >= 0 &&
+        place === continuation(hosts[last]!, at - starts[last]!) &&
+        (place <= ZERO || place % blocksPerChunk !== 0);
       if (joins) return;
       starts.push(at);
       hosts.push(place);
@@ -136,11 +150,15 @@ export class ChunkTable {
     this.#store(chunk, { starts, hosts }, blocksPerChunk);
   }
 
-  /** A table of another length with the same entries. */
-  resize(chunks: number): void {
-    const entries = new Uint32Array(chunks);
-    entries.set(this.#entries.subarray(0, chunks));
-    this.#entries = entries;
+  /** A table of its own with the same entries; chunks past `chunks` must be absent. */
+  copy(chunks: number): ChunkTable {
+    const copy = new ChunkTable(this.geometry, chunks);
+    copy.#entries.set(this.#entries.subarray(0, chunks));
+    // Run lists are never changed, only replaced.
+    copy.#splits = [...this.#splits];
+    copy.#freeSplits = [...this.#freeSplits];
+    copy.#runs = this.#runs;
+    return copy;
   }
 
   #store(chunk: number, runs: Runs, blocksPerChunk: number): void {

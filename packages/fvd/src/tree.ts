@@ -3,13 +3,15 @@ import {
   type ChunkEntry,
   decodePage,
   decodeRoot,
-  ENTRY_ABSENT,
   encodePage,
   type Geometry,
+  isWithin,
   newPointers,
-  PAGE_CHUNKS,
+  pageCount,
   type PagePointers,
   type Region,
+  rootBytes,
+  SUPERBLOCKS_BYTES,
 } from './layout.ts';
 import { ChunkTable } from './table.ts';
 
@@ -32,21 +34,13 @@ const READ_BYTES = 1024 * 1024;
 /** Reading through a gap this long is cheaper than another call. */
 const GAP_BYTES = 64 * 1024;
 
-export function pageCount(chunks: number): number {
-  return Math.ceil(chunks / PAGE_CHUNKS);
+/** The state of a new image: a root, and nothing mapped. */
+export function emptyState(geometry: Geometry, size: number, root: Region): State {
+  const table = new ChunkTable(geometry, Math.ceil(size / geometry.chunkBytes));
+  return { table, size, root, pages: newPointers(pageCount(geometry, size)) };
 }
 
-export function emptyState(geometry: Geometry, size: number): State {
-  const chunks = Math.ceil(size / geometry.chunkBytes);
-  return {
-    table: new ChunkTable(geometry, chunks),
-    size,
-    root: { offset: 0, bytes: 0 },
-    pages: newPointers(pageCount(chunks)),
-  };
-}
-
-/** Reads a state. Memory is bounded by the file: the root must lie in it and name every page. */
+/** Reads a state. Memory is bounded by the file: the root lies in it and has 8 bytes for every page of the table. */
 export async function readState(
   storage: Storage,
   root: Region,
@@ -54,24 +48,25 @@ export async function readState(
   geometry: Geometry,
   hostChunks: number,
 ): Promise<State> {
-  if (root.bytes === 0) return emptyState(geometry, size);
-  if (root.offset + root.bytes > storage.size()) {
-    throw corrupt(storage.name, 'root.offset', `${root.offset} is past the end of the file`, {
-      offset: root.offset,
-    });
+  const file = storage.name;
+  if (!isWithin(root, SUPERBLOCKS_BYTES, storage.size())) {
+    throw corrupt(file, 'root.offset', `${root.offset} is outside the file`, { offset: root.offset });
+  }
+  if (root.bytes !== rootBytes(geometry, size)) {
+    throw corrupt(file, 'root.bytes', `${root.bytes} does not fit the size ${size}`, { value: root.bytes });
   }
   const bytes = new Uint8Array(root.bytes);
   await storage.read(root.offset, bytes, 'mapping');
-  const { size: recorded, pages } = decodeRoot(bytes, geometry, hostChunks, storage.name);
-  if (recorded !== size) throw corrupt(storage.name, 'root.size', `${recorded} is not the state's ${size}`);
+  const pages = decodeRoot(bytes, size, geometry, hostChunks, file);
   const chunks = Math.ceil(size / geometry.chunkBytes);
   const table = new ChunkTable(geometry, chunks);
   await eachPage(storage, pages, (page, content) => {
-    decodePage(content, page, geometry, hostChunks, storage.name, (slot, entry) => {
-      const chunk = page * PAGE_CHUNKS + slot;
-      if (chunk >= chunks)
-        throw corrupt(storage.name, `page[${page}]`, `chunk ${chunk} is past the end of the disk`);
-      table.load(chunk, entry);
+    decodePage(content, page, geometry, hostChunks, file, (slot, count, entry) => {
+      const chunk = page * geometry.pageChunks + slot;
+      if (chunk + count > chunks) {
+        throw corrupt(file, `page[${page}]`, `chunk ${chunk + count - 1} is past the end of the disk`);
+      }
+      table.load(chunk, count, entry);
     });
   });
   return { table, size, root, pages };
@@ -108,9 +103,10 @@ async function eachPage(
 
 /** One page of a table as it will lie on disk; undefined when all of it is absent. */
 export function pageOf(table: ChunkTable, page: number): Uint8Array | undefined {
-  const first = page * PAGE_CHUNKS;
+  const { pageChunks } = table.geometry;
+  const first = page * pageChunks;
   const entries: ChunkEntry[] = [];
-  for (let chunk = first; chunk < Math.min(first + PAGE_CHUNKS, table.chunks); chunk++)
+  for (let chunk = first; chunk < Math.min(first + pageChunks, table.chunks); chunk++)
     entries.push(table.get(chunk));
-  return entries.every((entry) => entry === ENTRY_ABSENT) ? undefined : encodePage(page, entries);
+  return encodePage(page, entries);
 }
