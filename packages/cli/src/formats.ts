@@ -1,11 +1,12 @@
 import { type BlockDriver, CowlabError, type OptionSpec, type OptionValue, raw } from '@cowlab/core';
 import { fvd } from '@cowlab/fvd';
+import { qcow2 } from '@cowlab/qcow2-like';
 import { vmdk } from '@cowlab/vmdk-chain';
 import { parseSize } from './sizes.ts';
 
 /* The formats that the command knows, and their create options as they are typed: `-o name=value,…`. */
 
-export const drivers: readonly BlockDriver[] = [fvd, vmdk, raw];
+export const drivers: readonly BlockDriver[] = [fvd, qcow2, vmdk, raw];
 
 export const formatNames: string = drivers.map(({ name }) => name).join(', ');
 
