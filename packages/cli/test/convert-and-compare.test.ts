@@ -82,7 +82,8 @@ describe('convert', () => {
       at('source'),
       at('two'),
     );
-    expect(terminal.stderr).toMatch(/^(?:\r[^\n]+)*\rconvert: 100 % \(16 MiB of 16 MiB\)\u001b\[K\n$/);
+    expect(terminal.stderr).toMatch(/^(?:\r[^\n]+)*\n$/);
+    expect(terminal.stderr.endsWith('\rconvert: 100 % (16 MiB of 16 MiB)\u001B[K\n')).toBe(true);
   });
 
   it('when interrupted, ends with 130 and takes its target away', async () => {

@@ -16,6 +16,13 @@ export type FileIo = 'sync' | 'threads';
 
 const ZEROS: Uint8Array = new Uint8Array(1024 * 1024);
 
+/** Most bytes of one system call: Node takes the length as a signed 32-bit number, and a larger one as another. */
+const MAX_CALL_BYTES = 1024 * 1024 * 1024;
+
+function callBytes(left: number): number {
+  return left > MAX_CALL_BYTES ? MAX_CALL_BYTES : left;
+}
+
 const readAsync = promisify(fs.read);
 const writeAsync = promisify(fs.write);
 const datasyncAsync = promisify(fs.fdatasync);
@@ -41,9 +48,9 @@ export class FileStorage implements Storage {
 
   read(offset: number, target: Uint8Array): Awaitable<void> {
     try {
-      let done = fs.readSync(this.fd, target, 0, target.length, offset);
+      let done = fs.readSync(this.fd, target, 0, callBytes(target.length), offset);
       while (done < target.length) {
-        const part = fs.readSync(this.fd, target, done, target.length - done, offset + done);
+        const part = fs.readSync(this.fd, target, done, callBytes(target.length - done), offset + done);
         if (part === 0) return void target.fill(0, done);
         done += part;
       }
@@ -108,7 +115,11 @@ export class FileStorage implements Storage {
     this.#open = false;
     const { fd } = this;
     this.fd = -1;
-    fs.closeSync(fd);
+    try {
+      fs.closeSync(fd);
+    } catch (error) {
+      throw fromSystemError(error, this.name, 'close');
+    }
   }
 
   #writeZeros(offset: number, length: number): void {
@@ -120,12 +131,22 @@ export class FileStorage implements Storage {
 
   #writeAll(offset: number, source: Uint8Array): void {
     try {
-      let done = fs.writeSync(this.fd, source, 0, source.length, offset);
+      let done = fs.writeSync(this.fd, source, 0, callBytes(source.length), offset);
       while (done < source.length) {
-        done += fs.writeSync(this.fd, source, done, source.length - done, offset + done);
+        done += fs.writeSync(this.fd, source, done, callBytes(source.length - done), offset + done);
       }
     } catch (error) {
+      this.#measure();
       throw this.failure(error, 'write');
+    }
+  }
+
+  /** A write that failed half-way may have grown the file: who takes what lies past the end for zeros must know. */
+  #measure(): void {
+    try {
+      this.#size = fs.fstatSync(this.fd).size;
+    } catch {
+      // The failure of the write is the one to report.
     }
   }
 
@@ -155,7 +176,8 @@ export class ThreadedFileStorage extends FileStorage {
     try {
       let done = 0;
       while (done < target.length) {
-        const { bytesRead } = await readAsync(this.fd, target, done, target.length - done, offset + done);
+        const wanted = callBytes(target.length - done);
+        const { bytesRead } = await readAsync(this.fd, target, done, wanted, offset + done);
         if (bytesRead === 0) return void target.fill(0, done);
         done += bytesRead;
       }
@@ -172,7 +194,8 @@ export class ThreadedFileStorage extends FileStorage {
     try {
       let done = 0;
       while (done < source.length) {
-        const { bytesWritten } = await writeAsync(this.fd, source, done, source.length - done, offset + done);
+        const wanted = callBytes(source.length - done);
+        const { bytesWritten } = await writeAsync(this.fd, source, done, wanted, offset + done);
         done += bytesWritten;
       }
     } catch (error) {

@@ -12,7 +12,7 @@ import type {
   Placement,
 } from './driver.ts';
 import { CowlabError } from './errors.ts';
-import type { Storage, StorageFolder } from './storage.ts';
+import { allocatedBytes, type Storage, type StorageFolder } from './storage.ts';
 
 /* The format without a format: guest bytes are host bytes. What every other driver is measured against. */
 
@@ -84,13 +84,13 @@ class RawImage implements DriverImage {
     await this.#storage.flush();
   }
 
-  info(): ImageInfo {
+  async info(): Promise<ImageInfo> {
     return {
       format: 'raw',
       size: this.#size,
       unitBytes: this.unitBytes,
       files: [this.#storage.name],
-      storageBytes: this.#storage.size(),
+      storageBytes: await allocatedBytes(this.#storage),
       details: {},
     };
   }

@@ -42,6 +42,17 @@ export interface Storage {
   close(): Awaitable<void>;
 }
 
+/** Bytes of a storage that take space on its medium; all of them, where it cannot tell holes from data. */
+export async function allocatedBytes(storage: Storage): Promise<number> {
+  let bytes = 0;
+  for (let at = 0; at < storage.size(); ) {
+    const { data, length } = await storage.status(at, storage.size() - at);
+    if (data) bytes += length;
+    at += length;
+  }
+  return bytes;
+}
+
 export interface StorageOpenOptions {
   readonly readOnly: boolean;
 }

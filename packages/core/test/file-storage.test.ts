@@ -21,6 +21,21 @@ async function caught(call: () => unknown): Promise<unknown> {
   throw new Error('nothing was thrown');
 }
 
+/** Runs with files of this process limited to 64 KiB, as a quota would. */
+async function limited(run: () => Promise<void>): Promise<void> {
+  const ignore = (): void => undefined;
+  const limit = (soft: string): unknown =>
+    execFileSync('prlimit', ['--pid', String(process.pid), `--fsize=${soft}:`]);
+  process.on('SIGXFSZ', ignore);
+  limit('65536');
+  try {
+    await run();
+  } finally {
+    limit('unlimited');
+    process.off('SIGXFSZ', ignore);
+  }
+}
+
 describe.skipIf(!onLinux)('with native calls', () => {
   it('koffi is there, so that the fallback is not all that is tested', () => {
     expect(native).toBeDefined();
@@ -69,21 +84,6 @@ describe.skipIf(!onLinux)('no space', () => {
     storage.close();
   });
 
-  /** Runs with files of this process limited to 64 KiB, as a quota would. */
-  async function limited(run: () => Promise<void>): Promise<void> {
-    const ignore = (): void => undefined;
-    const limit = (soft: string): unknown =>
-      execFileSync('prlimit', ['--pid', String(process.pid), `--fsize=${soft}:`]);
-    process.on('SIGXFSZ', ignore);
-    limit('65536');
-    try {
-      await run();
-    } finally {
-      limit('unlimited');
-      process.off('SIGXFSZ', ignore);
-    }
-  }
-
   it.each(['sync', 'threads'] as const)('in the middle of a write is ERR_NO_SPACE, %s', async (io) => {
     const storage: Storage = await new FileFolder(scratch, { io }).create(`limited-${io}`);
     await limited(async () => {
@@ -97,6 +97,25 @@ describe.skipIf(!onLinux)('no space', () => {
     expect(storage.size()).toBe(MIB + 1);
     await storage.close();
   });
+});
+
+describe.skipIf(!onLinux)('a write that fails half-way past the end', () => {
+  it.each(['sync', 'threads'] as const)(
+    'leaves nothing behind where zeros are wanted next, %s',
+    async (io) => {
+      const storage: Storage = await new FileFolder(scratch, { io }).create(`half-${io}`);
+      await limited(async () => {
+        const source = new Uint8Array(MIB).fill(1);
+        expect(await caught(() => storage.write(4096, source))).toMatchObject({ code: 'ERR_NO_SPACE' });
+      });
+      expect(storage.size()).toBe(fs.statSync(path.join(scratch, storage.name)).size);
+      await storage.zero(8192, 65_536);
+      const target = new Uint8Array(65_536).fill(2);
+      await storage.read(8192, target);
+      expect(target.every((byte) => byte === 0)).toBe(true);
+      await storage.close();
+    },
+  );
 });
 
 describe('what is not a regular file', () => {

@@ -9,6 +9,7 @@ import {
   openDisk,
   raw,
 } from '../src/index.ts';
+import { native } from '../src/native.ts';
 import { capabilities, paged, writePaged } from './paged-driver.ts';
 import { scratchFolder } from './scratch.ts';
 
@@ -97,6 +98,9 @@ describe('createDisk', () => {
     const { size, blocks } = fs.statSync(file);
     expect(size).toBe(1024 * MIB);
     expect(blocks * 512).toBeLessThan(MIB);
+    const disk = await openDisk(file, { readOnly: true });
+    expect((await disk.info()).storageBytes).toBeLessThanOrEqual(native === undefined ? size : MIB);
+    await disk.close();
   });
 
   it('refuses a name that is taken, and leaves the file alone', async () => {
