@@ -69,6 +69,12 @@ const options: OptionTable = {
     default: 16,
     help: 'width of a reference count: a power of two from 1 to 64; 16 for compat=0.10',
   },
+  preallocation: {
+    type: 'choice',
+    choices: ['off', 'metadata'],
+    default: 'off',
+    help: 'metadata: every cluster gets its place now, its bytes are a hole until they are written',
+  },
   lazy_refcounts: {
     type: 'boolean',
     default: false,
@@ -160,6 +166,18 @@ async function writeEmpty(storage: Storage, header: Header): Promise<void> {
   await storage.write(0, bytes, 'header');
 }
 
+/** Gives every cluster a place in the file. What lies there is a hole, and reads as zeros. */
+async function mapEverything(image: DriverImage, storage: Storage): Promise<void> {
+  let end = storage.size();
+  for (let offset = 0; offset < image.size; ) {
+    const placement = await image.reserve(offset, image.size - offset);
+    end = Math.max(end, placement.hostOffset + placement.length + placement.tail);
+    await image.commit(placement);
+    offset += placement.length;
+  }
+  await storage.truncate(end);
+}
+
 interface Opened {
   readonly file: ImageFile;
   readonly mapping: Mapping;
@@ -228,6 +246,10 @@ export const qcow2: BlockDriver = {
   },
 
   async create(folder: StorageFolder, file: string, request: CreateRequest): Promise<void> {
+    const preallocates = request.options.preallocation === 'metadata';
+    if (preallocates && request.backing !== undefined) {
+      throw invalidOption('preallocation', 'metadata', 'possible with a backing file, which it would hide');
+    }
     const storage = await folder.open(file, { readOnly: false });
     let image: DriverImage | undefined;
     try {
@@ -244,6 +266,7 @@ export const qcow2: BlockDriver = {
         l2CacheBytes: defaultL2CacheBytes,
       });
       await image.resize?.(request.size, {});
+      if (preallocates) await mapEverything(image, storage);
     } finally {
       await (image ?? storage).close();
     }

@@ -195,7 +195,7 @@ export class Refcounts {
     return this.#placeBlock(index, index * this.perBlock);
   }
 
-  /** A zeroed block for range `index`, at a cluster that it covers itself. */
+  /** A zeroed block for range `index`, at `cluster`; it counts itself where it covers itself. */
   #placeBlock(index: number, cluster: number): Table {
     const block = this.cache.insert(
       index,
@@ -206,7 +206,7 @@ export class Refcounts {
     this.cache.markDirty(block, 0, this.cache.tableBytes);
     this.#setTableEntry(index, block.hostOffset);
     const home = cluster - index * this.perBlock;
-    if (home < this.perBlock) this.width.set(block.view, home, 1);
+    if (home >= 0 && home < this.perBlock) this.width.set(block.view, home, 1);
     return block;
   }
 
