@@ -60,8 +60,7 @@ export class BackingGate {
     const home = await this.#folder.identify('.');
     const inside = (folder: string): boolean =>
       identity.startsWith(folder.endsWith('/') ? folder : `${folder}/`);
-    const own = this.#folder.location === 'memory:' ? !path.isAbsolute(name) : inside(home);
-    if (!own && !(await this.#allowed()).some(inside)) {
+    if (!inside(home) && !(await this.#allowed()).some(inside)) {
       throw new CowlabError(
         'ERR_BACKING_DENIED',
         `${from}: ${field}: ${reference.file} lies outside the image's folder and is not allowed`,

@@ -175,8 +175,7 @@ export class MemoryFolder implements StorageFolder {
   }
 
   async identify(name: string): Promise<string> {
-    const plain = posix.normalize(name);
-    return plain.startsWith('/') ? plain : `${this.location}/${plain}`;
+    return posix.isAbsolute(name) ? posix.normalize(name) : posix.join(this.location, name);
   }
 
   #get(name: string): MemoryFile {
