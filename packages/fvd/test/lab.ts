@@ -1,0 +1,80 @@
+import {
+  CountingFolder,
+  createDisk,
+  type Disk,
+  MemoryFolder,
+  openDisk,
+  type StorageFolder,
+} from '@cowlab/core';
+import { expect } from 'vitest';
+import { fvd } from '../src/index.ts';
+
+/* Small images in memory, and the questions that several tests ask of them. */
+
+export const file = 'disk.fvd';
+export const KiB = 1024;
+export const MiB: number = KiB * KiB;
+/** 16 blocks a chunk: small enough to fill, large enough to pack. */
+export const small = { chunk_size: 64 * KiB, block_size: 4 * KiB, journal_size: 64 * KiB };
+
+export interface ImageOptions {
+  readonly size?: number;
+  readonly options?: Readonly<Record<string, string | number>>;
+  readonly backing?: string;
+}
+
+export async function makeImage(folder: StorageFolder, request: ImageOptions = {}): Promise<void> {
+  const { size = MiB, options = small, backing } = request;
+  const base = backing === undefined ? {} : { backing: { file: backing, format: 'raw' } };
+  await createDisk({ folder, file }, { driver: fvd, size, options, ...base });
+}
+
+export function openImage(folder: StorageFolder, readOnly = false): Promise<Disk> {
+  return openDisk({ folder, file }, { drivers: [fvd], format: 'fvd', readOnly });
+}
+
+/** A new image that is open, in a folder that counts. */
+export async function countedDisk(
+  request: ImageOptions = {},
+): Promise<{ disk: Disk; folder: CountingFolder }> {
+  const folder = new CountingFolder(new MemoryFolder());
+  await makeImage(folder, request);
+  return { disk: await openImage(folder), folder };
+}
+
+export async function contents(disk: Disk): Promise<Uint8Array> {
+  const bytes = new Uint8Array(disk.size);
+  await disk.read(0, bytes);
+  return bytes;
+}
+
+export async function fileBytes(folder: StorageFolder, name: string = file): Promise<Uint8Array> {
+  const storage = await folder.open(name, { readOnly: true });
+  const bytes = new Uint8Array(storage.size());
+  await storage.read(0, bytes);
+  await storage.close();
+  return bytes;
+}
+
+/** A folder with one file. */
+export async function folderWith(bytes: Uint8Array, name: string = file): Promise<MemoryFolder> {
+  const folder = new MemoryFolder();
+  const storage = await folder.create(name);
+  await storage.write(0, bytes);
+  await storage.close();
+  return folder;
+}
+
+/** The files as they are now: what a power loss would leave that loses nothing. */
+export async function copyOf(folder: StorageFolder): Promise<MemoryFolder> {
+  return folderWith(await fileBytes(folder));
+}
+
+export function filled(length: number, value: number): Uint8Array {
+  return new Uint8Array(length).fill(value);
+}
+
+/** What an error that names this file and `field` looks like. */
+export function refusal(field: string, code = 'ERR_CORRUPT'): Error {
+  return expect.objectContaining({ code, data: expect.objectContaining({ file, field }) }) as Error;
+}

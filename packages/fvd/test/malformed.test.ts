@@ -1,0 +1,375 @@
+import { pattern } from '@cowlab/conformance';
+import { MemoryFolder, viewOf } from '@cowlab/core';
+import { beforeAll, describe, expect, it } from 'vitest';
+import {
+  decodeSuperblock,
+  encodeCatalog,
+  encodeJournal,
+  encodePage,
+  encodeSuperblock,
+  SLOT_BYTES,
+  type Superblock,
+  seal,
+} from '../src/layout.ts';
+import { contents, fileBytes, filled, folderWith, KiB, makeImage, openImage, refusal } from './lab.ts';
+
+/** An image with data, a snapshot, and data after it; closed. */
+let good: Uint8Array;
+let superblock: Superblock;
+
+function newestOf(image: Uint8Array): Superblock {
+  const slots = [0, 1].map((slot) =>
+    decodeSuperblock(image.subarray(slot * SLOT_BYTES, (slot + 1) * SLOT_BYTES), 'x'),
+  );
+  const [first, second] = slots;
+  return first!.generation > second!.generation ? first! : second!;
+}
+
+function putSuperblock(image: Uint8Array, changes: Partial<Superblock>): void {
+  const bytes = encodeSuperblock({ ...superblock, ...changes });
+  for (const slot of [0, 1]) image.set(bytes, slot * SLOT_BYTES);
+}
+
+/** Changes the slots without asking whether the result makes sense. */
+function patchSlots(image: Uint8Array, patch: (view: DataView) => void): void {
+  for (const slot of [0, 1]) {
+    const bytes = image.subarray(slot * SLOT_BYTES, (slot + 1) * SLOT_BYTES);
+    patch(viewOf(bytes));
+    seal(bytes, 8);
+  }
+}
+
+/** Puts a page of `entries` in the place of the front's first page. */
+function putPage(image: Uint8Array, entries: Parameters<typeof encodePage>[1]): void {
+  const { root } = superblock;
+  const page = encodePage(0, entries)!;
+  const offset = superblock.logOffset;
+  image.set(page, offset);
+  const rootPart = image.subarray(root.offset, root.offset + root.bytes);
+  const view = viewOf(rootPart);
+  view.setUint32(32, offset / 16, true);
+  view.setUint16(36, 0, true);
+  view.setUint16(38, page.length / 16, true);
+  seal(rootPart, 12);
+}
+
+function putJournal(image: Uint8Array, run: { guest: number; count: number; host: number }): void {
+  image.set(encodeJournal([run], superblock.generation, 0, 0).bytes, superblock.journal.offset);
+}
+
+beforeAll(async () => {
+  const folder = new MemoryFolder();
+  await makeImage(folder);
+  const disk = await openImage(folder);
+  await disk.write(0, pattern(1, 300 * KiB));
+  await disk.snapshots.create('s');
+  await disk.write(10 * KiB, pattern(2, 5 * KiB));
+  await disk.close();
+  good = await fileBytes(folder);
+  superblock = newestOf(good);
+});
+
+type Damage = (image: Uint8Array) => Uint8Array | void;
+
+const damages: [what: string, field: string, damage: Damage, code?: string][] = [
+  ['a file that ends inside the superblock', 'superblock', (image) => image.slice(0, 8191)],
+  ['a file that lacks its last byte', 'superblock.hostChunks', (image) => image.slice(0, image.length - 1)],
+  ['a file that ends before the front', 'superblock.hostChunks', (image) => image.slice(0, 64 * KiB)],
+  ['a wrong magic', 'superblock[0].magic', (image) => void image.fill(0x58, 0, 4)],
+  ['a wrong magic in the second slot', 'superblock[1].magic', (image) => void image.fill(0x58, 4096, 4100)],
+  [
+    'a version of the future',
+    'superblock.version',
+    (image) => patchSlots(image, (view) => view.setUint32(4, 3, true)),
+    'ERR_UNSUPPORTED',
+  ],
+  [
+    'an unknown feature',
+    'superblock.incompatibleFeatures',
+    (image) => patchSlots(image, (view) => view.setUint32(12, 1, true)),
+    'ERR_UNSUPPORTED',
+  ],
+  [
+    'bad checksums in both slots',
+    'superblock',
+    (image) => {
+      image[100]! ^= 1;
+      image[4196]! ^= 1;
+    },
+  ],
+  [
+    'chunks of 0 bytes',
+    'superblock.chunkBytes',
+    (image) => patchSlots(image, (view) => view.setUint32(32, 0, true)),
+  ],
+  [
+    'blocks of 0 bytes',
+    'superblock.chunkBytes',
+    (image) => patchSlots(image, (view) => view.setUint32(36, 0, true)),
+  ],
+  [
+    'a size of 256 TiB',
+    'superblock.size',
+    (image) => patchSlots(image, (view) => view.setUint32(44, 0x1_0000, true)),
+  ],
+  [
+    'a size that its root does not have',
+    'superblock.root.bytes',
+    (image) => patchSlots(image, (view) => view.setUint32(44, 1, true)),
+  ],
+  [
+    'a root outside the file',
+    'superblock.root.offset',
+    (image) => patchSlots(image, (view) => view.setUint8(68, 1)),
+  ],
+  [
+    'a root that is none',
+    'root',
+    (image) => putSuperblock(image, { root: { ...superblock.root, offset: 128 * KiB } }),
+  ],
+  [
+    'a catalog outside the file',
+    'superblock.catalog.offset',
+    (image) => patchSlots(image, (view) => view.setUint8(84, 1)),
+  ],
+  [
+    'a catalog in the journal',
+    'superblock.catalog.offset',
+    (image) => patchSlots(image, (view) => view.setUint32(80, superblock.journal.offset, true)),
+  ],
+  [
+    'a catalog that is none',
+    'catalog.magic',
+    (image) => void image.fill(0, superblock.catalog.offset, superblock.catalog.offset + 4),
+  ],
+  ['a damaged directory', 'catalog.checksum', (image) => void (image[superblock.catalog.offset + 50]! ^= 1)],
+  [
+    'damaged counts',
+    'catalog.countsChecksum',
+    (image) => void (image[superblock.catalog.offset + superblock.catalog.bytes - 1]! ^= 1),
+  ],
+  [
+    'more counts than chunks',
+    'catalog.countChunks',
+    (image) => {
+      const snapshots: never[] = [];
+      const bytes = encodeCatalog(
+        { nextId: 1, current: 0, snapshots },
+        new Uint16Array(superblock.hostChunks + 1),
+      );
+      image.set(bytes, superblock.catalog.offset);
+      putSuperblock(image, { catalog: { offset: superblock.catalog.offset, bytes: bytes.length } });
+    },
+  ],
+  [
+    'a damaged page',
+    'page[0]',
+    (image) => {
+      const { root } = superblock;
+      const offset = viewOf(image).getUint32(root.offset + 32, true) * 16;
+      image[offset + 20]! ^= 1;
+    },
+  ],
+  ['a chunk outside the file', 'page[0]', (image) => putPage(image, [superblock.hostChunks])],
+  [
+    'a chunk past the end of the disk',
+    'page[0]',
+    (image) => putPage(image, [...new Array<number>(16).fill(0), -1]),
+  ],
+  ['two mappings to one chunk', 'table[1]', (image) => putPage(image, [3, 3])],
+  [
+    'two mappings to one block',
+    'table[1]',
+    (image) =>
+      putPage(image, [
+        { starts: [0, 1], hosts: [3 * 16 + 3, 0] },
+        { starts: [0, 1], hosts: [3 * 16 + 3, 0] },
+      ]),
+  ],
+  [
+    'one home of two chunks',
+    'table[1]',
+    (image) =>
+      putPage(image, [
+        { starts: [0, 1], hosts: [3 * 16, 0] },
+        { starts: [0, 1, 2], hosts: [0, 3 * 16 + 1, 0] },
+      ]),
+  ],
+  ['data in the journal', 'table[0]', (image) => putPage(image, [1])],
+  [
+    'data in the catalog',
+    'table[0]',
+    (image) => putPage(image, [Math.floor(superblock.catalog.offset / (64 * KiB))]),
+  ],
+  [
+    'a journal record past the disk',
+    'journal.guest',
+    (image) => putJournal(image, { guest: 255, count: 2, host: 160 }),
+  ],
+  [
+    'a journal record of nothing',
+    'journal.guest',
+    (image) => putJournal(image, { guest: 0, count: 0, host: 160 }),
+  ],
+  [
+    'a journal record of the superblock',
+    'journal.host',
+    (image) => putJournal(image, { guest: 0, count: 1, host: 15 }),
+  ],
+  [
+    'a journal record outside the file',
+    'journal.host',
+    (image) => putJournal(image, { guest: 0, count: 1, host: superblock.hostChunks * 16 }),
+  ],
+  [
+    'a journal record of the journal',
+    'table[0]',
+    (image) => putJournal(image, { guest: 0, count: 1, host: 17 }),
+  ],
+  [
+    'a journal record of a block in use',
+    'table[15]',
+    (image) => putJournal(image, { guest: 15 * 16 + 5, count: 1, host: 3 * 16 + 5 }),
+  ],
+  [
+    'a base outside the folder',
+    'superblock.base',
+    (image) => putSuperblock(image, { base: '/etc/passwd' }),
+    'ERR_BACKING_DENIED',
+  ],
+  [
+    'a base above the folder',
+    'superblock.base',
+    (image) => putSuperblock(image, { base: '../base' }),
+    'ERR_BACKING_DENIED',
+  ],
+  [
+    'a command for a base',
+    'superblock.base',
+    (image) => putSuperblock(image, { base: 'exec:touch x' }),
+    'ERR_UNSUPPORTED',
+  ],
+  [
+    'a base that is missing',
+    'superblock.base',
+    (image) => putSuperblock(image, { base: 'none.raw' }),
+    'ERR_BACKING_MISSING',
+  ],
+  [
+    'a base that is the image itself',
+    'superblock.base',
+    (image) => putSuperblock(image, { base: 'disk.fvd' }),
+    'ERR_BACKING_CYCLE',
+  ],
+];
+
+describe.each([false, true])('a malformed image (read-only: %s)', (readOnly) => {
+  it.each(damages)('%s is refused at %s, and nothing is modified', async (_, field, damage, code) => {
+    const copy = good.slice();
+    const image = damage(copy) ?? copy;
+    const folder = await folderWith(image);
+    await expect(openImage(folder, readOnly)).rejects.toThrow(refusal(field, code));
+    expect(Buffer.from(await fileBytes(folder)).equals(image)).toBe(true);
+  });
+});
+
+describe('damage that is survived', () => {
+  it('a superblock slot that a crash has torn: the other one rules', async () => {
+    const image = good.slice();
+    const newest = superblock.generation % 2;
+    image.fill(0, newest * SLOT_BYTES + 512, (newest + 1) * SLOT_BYTES - 512);
+    image[newest * SLOT_BYTES + 200]! ^= 1;
+    const disk = await openImage(await folderWith(image));
+    expect((await disk.check()).findings).toEqual([]);
+    await disk.close();
+  });
+
+  it('an older slot beside the newer one: the newer one rules, wherever it lies', async () => {
+    const folder = new MemoryFolder();
+    await makeImage(folder);
+    for (let round = 1; round <= 4; round++) {
+      const disk = await openImage(folder);
+      await disk.write(0, filled(4 * KiB, round));
+      await disk.discard(64 * KiB, 64 * KiB);
+      await disk.write(64 * KiB * round, filled(4 * KiB, round));
+      await disk.close();
+      const again = await openImage(folder, true);
+      expect((await contents(again))[64 * KiB * round]).toBe(round);
+      await again.close();
+    }
+  });
+});
+
+describe('check', () => {
+  async function withCounts(change: (counts: Uint16Array) => void): Promise<MemoryFolder> {
+    const image = good.slice();
+    const { offset, bytes } = superblock.catalog;
+    const catalog = image.slice(offset, offset + bytes);
+    const end = viewOf(catalog).getUint32(8, true);
+    const counts = new Uint16Array(catalog.slice(end).buffer);
+    change(counts);
+    const folder = await folderWith(image);
+    const disk = await openImage(folder, true);
+    const [snapshot] = await disk.snapshots.list();
+    const root = {
+      offset: Number(viewOf(catalog).getBigUint64(64, true)),
+      bytes: Number(viewOf(catalog).getBigUint64(72, true)),
+    };
+    const entry = {
+      id: 1,
+      parent: 0,
+      name: 's',
+      createdAt: snapshot!.createdAt.getTime(),
+      size: snapshot!.size,
+      root,
+    };
+    await disk.close();
+    image.set(encodeCatalog({ nextId: 2, current: 1, snapshots: [entry] }, counts), offset);
+    return folderWith(image);
+  }
+
+  const planted: [string, 'leaks' | 'corruptions', 'leaks' | 'all', (counts: Uint16Array) => void][] = [
+    ['a chunk that is counted too often', 'leaks', 'leaks', (counts) => counts[counts.length - 1]!++],
+    [
+      'a chunk that is counted too seldom',
+      'corruptions',
+      'all',
+      (counts) => counts[counts.findIndex((n) => n > 0)]!--,
+    ],
+  ];
+
+  it.each(planted)('finds %s among the %s, and repairs it (%s)', async (_, kind, repair, change) => {
+    const folder = await withCounts(change);
+    const disk = await openImage(folder);
+    expect(await disk.check()).toMatchObject({ [kind]: 1, repaired: 0 });
+    expect(await disk.check({ repair })).toMatchObject({ corruptions: 0, leaks: 0, repaired: 1 });
+    expect((await disk.check()).findings).toEqual([]);
+    await disk.close();
+  });
+
+  it('does not touch what is no leak when it is to repair leaks', async () => {
+    const folder = await withCounts(planted[1]![3]);
+    const disk = await openImage(folder);
+    expect(await disk.check({ repair: 'leaks' })).toMatchObject({ corruptions: 1, leaks: 0, repaired: 0 });
+    await disk.close();
+  });
+
+  it('finds a snapshot whose table is damaged', async () => {
+    const image = good.slice();
+    const rootOffset = viewOf(image).getUint32(superblock.catalog.offset + 64, true);
+    image[rootOffset + 33]! ^= 1;
+    const disk = await openImage(await folderWith(image), true);
+    const { corruptions, findings } = await disk.check();
+    expect(corruptions).toBeGreaterThan(0);
+    expect(findings[0]).toMatchObject({ structure: 'snapshot', severity: 'corruption' });
+    await expect(disk.snapshots.open('s')).rejects.toThrow(refusal('root'));
+    await disk.close();
+  });
+
+  it('is given up when it is told to', async () => {
+    const disk = await openImage(await folderWith(good.slice()));
+    const signal = AbortSignal.abort();
+    await expect(disk.check({ signal })).rejects.toMatchObject({ code: 'ERR_ABORTED' });
+    await disk.close();
+  });
+});
