@@ -1,0 +1,129 @@
+// What operations cost, in storage calls: the figures that the benchmark rests on.
+
+import { CountingFolder, type Disk, type OptionValues, type StorageCounts, totalCounts } from '@cowlab/core';
+import { describe, expect, it } from 'vitest';
+import { bufferOf, KIB, MIB, newImage, open } from './lab.ts';
+
+const SIZE = 64 * MIB;
+
+async function opened(
+  options: OptionValues = {},
+  openOptions: OptionValues = {},
+): Promise<{ disk: Disk; folder: CountingFolder }> {
+  const folder = new CountingFolder(await newImage(SIZE, options));
+  const disk = await open(folder, false, openOptions);
+  folder.reset();
+  return { disk, folder };
+}
+
+/** What was counted since the last call, and nothing else. */
+async function costOf(folder: CountingFolder, run: () => Promise<void>): Promise<StorageCounts> {
+  folder.reset();
+  await run();
+  return folder.reset();
+}
+
+describe('storage calls', () => {
+  it('an overwrite of what the disk owns is one write, and its flush one flush', async () => {
+    const { disk, folder } = await opened();
+    await disk.write(0, bufferOf(MIB, 1));
+    await disk.flush();
+    await disk.flush();
+    const cost = await costOf(folder, async () => {
+      await disk.write(4 * KIB, bufferOf(4 * KIB, 2));
+      await disk.flush();
+    });
+    expect(totalCounts(cost)).toMatchObject({ reads: 0, writes: 1, writtenBytes: 4 * KIB, zeroes: 0 });
+    expect(cost.flushes).toBe(1);
+    await disk.close();
+  });
+
+  it('a read of what is mapped is one read, and reading on is one read as long as clusters lie together', async () => {
+    const { disk, folder } = await opened();
+    await disk.write(0, bufferOf(2 * MIB, 1));
+    const cost = await costOf(folder, async () => {
+      await disk.read(0, Buffer.alloc(2 * MIB));
+      await disk.read(77, Buffer.alloc(5));
+    });
+    expect(totalCounts(cost)).toMatchObject({ reads: 2, writes: 0 });
+    await disk.close();
+  });
+
+  it('many allocating writes share the metadata writes and the two flushes of one flush', async () => {
+    const { disk, folder } = await opened();
+    await disk.write(0, bufferOf(KIB, 1));
+    await disk.flush();
+    await disk.flush();
+    const cost = await costOf(folder, async () => {
+      for (let n = 1; n <= 64; n += 1) await disk.write(n * 256 * KIB, bufferOf(4 * KIB, n));
+      await disk.flush();
+    });
+    expect(cost.purposes.data.writes).toBe(64);
+    expect(cost.purposes.mapping.writes).toBeLessThanOrEqual(2);
+    expect(cost.purposes.refcount.writes).toBeLessThanOrEqual(2);
+    expect(cost.flushes).toBe(2);
+    await disk.close();
+  });
+
+  it('the first write after a snapshot reads and writes the cluster once, and its count', async () => {
+    const { disk, folder } = await opened();
+    await disk.write(0, bufferOf(MIB, 1));
+    await disk.snapshots.create('kept');
+    const cost = await costOf(folder, async () => {
+      await disk.write(4 * KIB, bufferOf(4 * KIB, 2));
+      await disk.flush();
+    });
+    expect(cost.purposes.data).toMatchObject({ reads: 2, writes: 1, writtenBytes: 64 * KIB });
+    expect(cost.purposes.refcount.writes).toBeGreaterThan(0);
+    await disk.close();
+  });
+
+  it('lazy refcounts keep counts out of every flush, and write them at close', async () => {
+    const { disk, folder } = await opened({ lazy_refcounts: true });
+    const running = await costOf(folder, async () => {
+      for (let n = 0; n < 16; n += 1) {
+        await disk.write(n * MIB, bufferOf(4 * KIB, n));
+        await disk.flush();
+      }
+    });
+    expect(running.purposes.refcount.writes).toBe(0);
+    const closing = await costOf(folder, () => disk.close());
+    expect(closing.purposes.refcount.writes).toBeGreaterThan(0);
+  });
+});
+
+describe('memory', () => {
+  it('stays within the caches, however much is read and written', async () => {
+    const clusterBytes = 4 * KIB;
+    const caches = { l2_cache_size: 32 * KIB, refcount_cache_size: 16 * KIB };
+    const { disk } = await opened({ cluster_size: clusterBytes }, caches);
+    const bytes = bufferOf(clusterBytes, 1);
+    let most = 0;
+    for (let offset = 0; offset < SIZE; offset += 64 * KIB) {
+      await disk.write(offset, bytes);
+      most = Math.max(most, disk.stats().residentMetadataBytes);
+    }
+    const l1AndTable = 3 * clusterBytes;
+    expect(most).toBeLessThanOrEqual(2 * (32 + 16) * KIB + l1AndTable);
+    for (let offset = 0; offset < SIZE; offset += 64 * KIB) {
+      const found = Buffer.alloc(clusterBytes);
+      await disk.read(offset, found);
+      expect(found.equals(bytes)).toBe(true);
+    }
+    expect(await disk.check()).toMatchObject({ corruptions: 0, leaks: 0 });
+    await disk.close();
+  });
+});
+
+describe('preallocated metadata', () => {
+  it('gives every cluster its place, without writing a byte of data, and every write goes there', async () => {
+    const { disk, folder } = await opened({ preallocation: 'metadata' });
+    expect((await disk.check()).allocatedBytes).toBe(SIZE);
+    const cost = await costOf(folder, async () => {
+      await disk.write(33 * MIB, bufferOf(4 * KIB, 1));
+      await disk.flush();
+    });
+    expect(cost.purposes.mapping.writes + cost.purposes.refcount.writes).toBe(0);
+    await disk.close();
+  });
+});
