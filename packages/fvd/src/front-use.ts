@@ -30,7 +30,7 @@ export function chunksOf({ offset, bytes }: Region, chunkBytes: number): number[
 }
 
 /** The regions that a state's table lies in. */
-export function regionsOf({ root, pages }: State): Region[] {
+function regionsOf({ root, pages }: State): Region[] {
   const regions = [root];
   pages.bytes.forEach((bytes, page) => {
     if (bytes > 0) regions.push({ offset: pages.offsets[page]!, bytes });

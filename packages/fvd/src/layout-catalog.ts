@@ -101,6 +101,7 @@ export function decodeDirectory(
   const nextId = view.getUint32(16, true);
   const current = view.getUint32(20, true);
   const ids = new Set([0]);
+  const names = new Set<string>();
   const snapshots: SnapshotEntry[] = [];
   let at = CATALOG_HEADER_BYTES;
   for (let i = 0; i < count; i++) {
@@ -113,6 +114,8 @@ export function decodeDirectory(
     // Ids rise and parents come before their children, so the tree has no cycles.
     const last = snapshots.at(-1)?.id ?? 0;
     if (entry.id <= last || entry.id >= nextId) throw wrong('.id', `${entry.id} is out of order`);
+    if (nameBytes === 0 || names.has(entry.name)) throw wrong('.name', 'is empty or another one has it');
+    names.add(entry.name);
     if (!ids.has(entry.parent)) throw wrong('.parent', `${entry.parent} is no earlier snapshot`);
     const end = hostChunks * geometry.chunkBytes;
     if (!isWithin(entry.root, SUPERBLOCKS_BYTES, end) || entry.root.offset % LOG_ALIGN !== 0) {

@@ -136,8 +136,8 @@ export function decodeSuperblock(bytes: Uint8Array, file: string): Superblock | 
   }
 }
 
-export const CHUNK_BYTES_RANGE: readonly [number, number] = [65_536, 4_194_304];
-export const BLOCK_BYTES_RANGE: readonly [number, number] = [512, 65_536];
+const CHUNK_BYTES_RANGE: readonly [number, number] = [65_536, 4_194_304];
+const BLOCK_BYTES_RANGE: readonly [number, number] = [512, 65_536];
 
 export function isGeometry(chunkBytes: number, blockBytes: number): boolean {
   const power = (value: number): boolean => value > 0 && (value & (value - 1)) === 0;

@@ -15,7 +15,7 @@ export const file = 'disk.fvd';
 export const KiB = 1024;
 export const MiB: number = KiB * KiB;
 /** 16 blocks a chunk: small enough to fill, large enough to pack. */
-export const small = { chunk_size: 64 * KiB, block_size: 4 * KiB, journal_size: 64 * KiB };
+const small = { chunk_size: 64 * KiB, block_size: 4 * KiB, journal_size: 64 * KiB };
 
 export interface ImageOptions {
   readonly size?: number;
