@@ -1,19 +1,20 @@
-import type {
-  Awaitable,
-  Backing,
-  CheckOptions,
-  CheckReport,
-  DataExtent,
-  DriverImage,
-  Extent,
-  ImageInfo,
-  ImageStats,
-  Placement,
-  Storage,
+import {
+  type Awaitable,
+  type Backing,
+  type CheckOptions,
+  type CheckReport,
+  CowlabError,
+  type DataExtent,
+  type DriverImage,
+  type Extent,
+  type ImageInfo,
+  type ImageStats,
+  type Placement,
+  type Storage,
 } from '@cowlab/core';
 import { checkImage } from './check.ts';
 import type { Journal } from './journal.ts';
-import { ABSENT, type Geometry, type JournalRun, type Superblock, ZERO } from './layout.ts';
+import { ABSENT, type Geometry, type JournalRun, MAX_CHUNKS, type Superblock, ZERO } from './layout.ts';
 import { mapState } from './mapping.ts';
 import { type Change, Publisher } from './publisher.ts';
 import { resizedTable } from './resize.ts';
@@ -189,7 +190,8 @@ export class FvdImage implements DriverImage {
   }
 
   flush(): Awaitable<void> {
-    if (this.#runs.length === 0 && this.#turns === 0) return this.storage.flush();
+    const isIdle = this.#runs.length === 0 && this.#turns === 0;
+    if (isIdle && !this.publisher.isInDoubt) return this.storage.flush();
     return this.inTurn(() => this.#flushRuns());
   }
 
@@ -209,6 +211,12 @@ export class FvdImage implements DriverImage {
   }
 
   async resize(size: number): Promise<void> {
+    const maxSize = this.geometry.chunkBytes * MAX_CHUNKS;
+    if (size > maxSize) {
+      const { name } = this.storage;
+      const problem = `with chunks of ${this.geometry.chunkBytes} bytes a disk has at most ${maxSize}`;
+      throw new CowlabError('ERR_INVALID_OPTION', `${name}: size: ${problem}`, { file: name, field: 'size' });
+    }
     const parts = { state: this.#state, storage: this.storage, space: this.#space, base: this.#base };
     const { table, released, taken, changed } = await resizedTable(parts, size);
     for (const chunk of changed) this.publisher.touch(chunk);

@@ -180,3 +180,39 @@ describe('P9: after power loss at any write, with any part of what was in flight
     },
   );
 });
+
+describe('a resize that a power loss interrupts', () => {
+  it.each<[string, number]>([
+    ['shrinks to a chunk', 128 * KiB],
+    ['shrinks into a block', 200 * KiB + 512],
+    ['grows', 3 * size],
+  ])('has happened wholly or not at all: it %s', async (_, newSize) => {
+    const inner = await folderWith(pattern(1, 300 * KiB), 'base.raw');
+    await makeImage(inner, { size, backing: 'base.raw' });
+    const setUp = await openImage(inner);
+    await setUp.write(100 * KiB, pattern(2, 150 * KiB));
+    const before = await contents(setUp);
+    await setUp.close();
+    const after = new Uint8Array(newSize);
+    after.set(before.subarray(0, newSize));
+    const start = await fileBytes(inner);
+    const recorder = await Recorder.on(inner);
+    const disk = await openImage(recorder);
+    await disk.resize(newSize);
+    const done = recorder.log.length;
+    await disk.close();
+    const sizes = new Set<number>();
+    for (const { position, bytes } of crashes(start, recorder, new Random(newSize), 3)) {
+      const folder = await folderWith(bytes);
+      const base = await folder.create('base.raw');
+      await base.write(0, pattern(1, 300 * KiB));
+      const survivor = await openImage(folder);
+      const expected = survivor.size === size && position < done ? before : after;
+      expect(Buffer.from(await contents(survivor)).equals(expected), `crash at ${position}`).toBe(true);
+      expect((await survivor.check()).findings).toEqual([]);
+      sizes.add(survivor.size);
+      await survivor.close();
+    }
+    expect(sizes).toEqual(new Set([size, newSize]));
+  });
+});

@@ -89,6 +89,24 @@ describe('a superblock of which nobody knows whether it arrived', () => {
   });
 });
 
+describe('an apply that is in doubt', () => {
+  it('lets no flush succeed, not even one with nothing but overwrites behind it', async () => {
+    const { disk, folder } = await prepared();
+    folder.arm({ kind: 'EIO', methods: ['flush'], purpose: 'data', nth: 3 });
+    const failing = disk.snapshots.apply('first');
+    await expect(failing).rejects.toMatchObject({ code: 'ERR_IO' });
+    folder.arm({ kind: 'EIO', methods: ['write'], purpose: 'header', nth: 1, lasting: true });
+    await disk.write(block, filled(block, 6));
+    await expect(Promise.resolve().then(() => disk.flush())).rejects.toMatchObject({ code: 'ERR_IO' });
+    folder.disarm();
+    await disk.flush();
+    const after = await openImage(await copyOf(folder));
+    expect((await contents(after))[block]).toBe(6);
+    await after.close();
+    await disk.close();
+  });
+});
+
 describe('a write', () => {
   it.each<[Fault['kind'], Purpose, string]>([
     ['short', 'data', 'ERR_NO_SPACE'],
