@@ -29,8 +29,14 @@ export interface StorageCall {
   readonly length: number;
   /** `data` for an untagged call. */
   readonly purpose: Purpose;
+  /** For `write`: the bytes, which are the caller's again once the call is over. */
+  readonly source?: Uint8Array;
   /** For `write`: passes only the first `length` bytes on. */
   readonly writePart?: (length: number) => Awaitable<void>;
+  /** For calls on a storage: the one below. It tells files apart whose names have moved. */
+  readonly storage?: Storage;
+  /** For `rename` and `link`: the new name. */
+  readonly to?: string;
 }
 
 /**
@@ -75,11 +81,11 @@ export abstract class InterceptedFolder implements StorageFolder {
   }
 
   async rename(from: string, to: string): Promise<void> {
-    return this.#pass('rename', from, () => this.inner.rename(from, to));
+    return this.#pass('rename', from, () => this.inner.rename(from, to), to);
   }
 
   async link(from: string, to: string): Promise<void> {
-    return this.#pass('link', from, () => this.inner.link(from, to));
+    return this.#pass('link', from, () => this.inner.link(from, to), to);
   }
 
   async list(): Promise<string[]> {
@@ -101,8 +107,9 @@ export abstract class InterceptedFolder implements StorageFolder {
     return storage;
   }
 
-  #pass<T>(method: FolderMethod, file: string, run: () => Promise<T>): Awaitable<T> {
-    return this.intercept({ method, file, offset: 0, length: 0, purpose: 'data' }, run);
+  #pass<T>(method: FolderMethod, file: string, run: () => Promise<T>, to?: string): Awaitable<T> {
+    const call: StorageCall = { method, file, offset: 0, length: 0, purpose: 'data' };
+    return this.intercept(to === undefined ? call : { ...call, to }, run);
   }
 }
 
@@ -138,7 +145,7 @@ class InterceptedStorage implements Storage {
     const writePart = (length: number): Awaitable<void> =>
       this.#inner.write(offset, source.subarray(0, length), purpose);
     const run = (): Awaitable<void> => writePart(source.length);
-    return this.#pass('write', offset, source.length, purpose, run, writePart);
+    return this.#pass('write', offset, source.length, purpose, run, { source, writePart });
   }
 
   zero(offset: number, length: number, purpose?: Purpose): Awaitable<void> {
@@ -172,9 +179,10 @@ class InterceptedStorage implements Storage {
     length: number,
     purpose: Purpose | undefined,
     run: () => Awaitable<T>,
-    writePart?: (length: number) => Awaitable<void>,
+    writing?: Pick<StorageCall, 'source' | 'writePart'>,
   ): Awaitable<T> {
-    const call = { method, file: this.name, offset, length, purpose: purpose ?? 'data' };
-    return this.#folder.intercept(writePart === undefined ? call : { ...call, writePart }, run);
+    const storage = this.#inner;
+    const call = { method, file: this.name, offset, length, purpose: purpose ?? 'data', storage };
+    return this.#folder.intercept(writing === undefined ? call : { ...call, ...writing }, run);
   }
 }

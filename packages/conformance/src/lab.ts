@@ -39,6 +39,8 @@ export interface ImageRequest {
   /** Guest bytes. */
   readonly size?: number;
   readonly backing?: { readonly file: string; readonly format?: string };
+  /** The lab's own folder when left out. */
+  readonly folder?: StorageFolder;
 }
 
 export interface OpenRequest {
@@ -144,9 +146,9 @@ export class Lab {
   }
 
   async create(request: ImageRequest = {}): Promise<void> {
-    const { file = mainFile, size, backing } = request;
+    const { file = mainFile, size, backing, folder = this.folder } = request;
     await createDisk(
-      { folder: this.folder, file },
+      { folder, file },
       {
         driver: this.driver,
         drivers: this.drivers,

@@ -159,6 +159,23 @@ const defects: readonly Defect[] = [
     model: false,
   },
   {
+    name: 'leaves out a flush now and then',
+    driver: overSpoiltFolder(
+      mapping,
+      unless(({ method }, count) => method === 'flush' && count % 2 === 0),
+    ),
+    group: 'power loss',
+    model: false,
+  },
+  {
+    name: 'leaves the names of its files to chance',
+    driver: overSpoiltFolder(copying, (call, run) =>
+      call.method === 'flushFolder' ? Promise.resolve() : run(),
+    ),
+    group: 'power loss',
+    model: false,
+  },
+  {
     name: 'keeps errors to itself',
     driver: overSpoiltFolder(copying, async (call, run) => {
       try {
