@@ -31,7 +31,7 @@ export interface OpenDiskOptions extends Formats {
 
 export interface CreateDiskOptions extends Formats {
   readonly driver: BlockDriver;
-  /** Guest bytes; may be left out when there is a backing, whose size is taken. */
+  /** Guest bytes; may be left out when there is a backing, whose size is taken, rounded up to what the format can. */
   readonly size?: number;
   readonly backing?: BackingReference;
   /** Create options of the driver; see its `options`. */
@@ -177,7 +177,7 @@ export async function createDisk(location: ImageLocation, options: CreateDiskOpt
   const checked = checkOptions(driver.options, options.options ?? {});
   const below =
     backing === undefined && options.size !== undefined ? 0 : await backingSize(folder, file, options);
-  const size = options.size ?? below;
+  const size = options.size ?? Math.ceil(below / sizeMultiple) * sizeMultiple;
   if (!Number.isSafeInteger(size) || size <= 0 || size > maxSize || size % sizeMultiple !== 0) {
     const problem = `${size} is not a multiple of ${sizeMultiple} from ${sizeMultiple} to ${maxSize}`;
     throw new CowlabError('ERR_INVALID_OPTION', `${file}: size: ${problem}`, {

@@ -119,6 +119,21 @@ describe('createDisk', () => {
     await disk.close();
   });
 
+  it('rounds the size of the backing up to one that the format can have', async () => {
+    const folder = new MemoryFolder();
+    await createDisk({ folder, file: 'base' }, { driver: raw, size: 1221 });
+    let asked = 0;
+    const coarse: BlockDriver = {
+      ...paged,
+      capabilities: { ...capabilities, sizeMultiple: 512 },
+      create: async (_folder, _file, { size }) => {
+        asked = size;
+      },
+    };
+    await createDisk({ folder, file: 'top' }, { driver: coarse, backing: { file: 'base', format: 'raw' } });
+    expect(asked).toBe(1536);
+  });
+
   const raised: [string, CreateDiskOptions, object][] = [
     ['no size', { driver: raw }, { code: 'ERR_INVALID_OPTION', data: { field: 'size' } }],
     ['size 0', { driver: raw, size: 0 }, { code: 'ERR_INVALID_OPTION' }],

@@ -220,7 +220,12 @@ export class Metadata {
     const offset = await this.refcounts.allocateTogether(clusters);
     const whole = new Uint8Array(clusters * clusterBytes);
     whole.set(bytes);
-    await this.file.storage.write(offset, whole, purpose);
+    try {
+      await this.file.storage.write(offset, whole, purpose);
+    } catch (error) {
+      this.refcounts.release(offset / clusterBytes, clusters, false);
+      throw error;
+    }
     return offset;
   }
 }

@@ -69,7 +69,12 @@ async function growL1(metadata: Metadata, entryCount: number): Promise<void> {
   const old = mapping.l1;
   l1.set(new Uint8Array(old.buffer, old.byteOffset, old.byteLength));
   const l1Offset = await metadata.writeNew(l1, 'mapping');
-  await metadata.sync();
+  try {
+    await metadata.sync();
+  } catch (error) {
+    metadata.refcounts.release(l1Offset / clusterBytes, Math.ceil(l1.length / clusterBytes), false);
+    throw error;
+  }
   await file.update({ l1Offset, l1EntryCount: entryCount });
   mapping.replaceL1(l1);
   const oldClusters = Math.ceil((oldEntryCount * 8) / clusterBytes);

@@ -399,8 +399,9 @@ export class VmdkSnapshots implements VmdkSnapshotOperations {
       await child.tables.flush();
       await child.relink(link.parentCid, link.parentHint);
     } catch (error) {
-      // What was copied reads as before, and without an entry it would be a leak.
+      // What was copied reads as before, and without an entry it would be a leak; what half arrived is cut off.
       await this.#quietly(async () => child.tables.flush());
+      await this.#quietly(() => child.grains.trim());
       throw error;
     } finally {
       if (child !== front) await child.storage.close();

@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { type Disk, isCowlabError } from '@cowlab/core';
+import { type Capabilities, type Disk, isCowlabError } from '@cowlab/core';
 import { assertCoded, assertSameBytes, failureOf } from '../expect.ts';
 import { type Fault, FaultFolder, type FaultKind } from '../fault-folder.ts';
 import type { StorageCall } from '../intercepted-folder.ts';
@@ -9,52 +9,66 @@ import { hasSnapshots, type Scenario, type ScenarioGroup } from '../subject.ts';
 import { contentsOf } from '../twin.ts';
 
 /*
- * What a failed call may leave. The n-th write (or flush) below fails while the disk does its work, for
- * every n until the work gets through untouched.
+ * What a failed call may leave. The n-th call below fails while the disk does its work, for every n until the
+ * work gets through untouched.
  *
  *     the fault fired      →  some call failed, with the code of the fault
  *     it passed again      →  the disk closes; the image reopens and checks clean
- *     it lasts             →  whatever close says, the image reopens: no corruption, leaks only where the
- *                             driver declares them for a power loss
- *     always               →  every sector is as before or as after the work
+ *     it lasts, or a       →  whatever close says, the image reopens: no corruption, leaks only where the
+ *     switch is in doubt      driver declares them for a power loss
+ *     always               →  every sector is as before or as after the work, and so is the size
  */
 
+type Methods = readonly StorageCall['method'][];
+
 const sectorBytes = 512;
-const maxFaults = 40;
-const spaceTaking: readonly StorageCall['method'][] = ['write'];
-const anyChange: readonly StorageCall['method'][] = [
+/** More than any work below takes: who needs more is not tried to the end, and fails. */
+const maxFaults = 500;
+const spaceTaking: Methods = ['write', 'zero', 'truncate', 'create'];
+const anyRead: Methods = ['read', 'open', 'list'];
+const anyChange: Methods = [
   'write',
   'zero',
+  'truncate',
   'flush',
   'create',
   'rename',
   'link',
+  'remove',
   'flushFolder',
 ];
 
 interface Work {
+  readonly when: (capabilities: Capabilities) => boolean;
   /** Brings the disk into the state before. */
   prepare(disk: Disk, lab: Lab): Promise<void>;
   act(disk: Disk, lab: Lab): Promise<void>;
+  /** Where a switch is in doubt after a failure, the driver may leave what it may leave after a power loss. */
+  readonly switches?: boolean;
+}
+
+async function writeAndKeep(disk: Disk, lab: Lab): Promise<void> {
+  await disk.write(0, pattern(1, 4 * lab.stride));
+  await disk.flush();
+  if (hasSnapshots(lab.capabilities)) await disk.snapshots.create('kept');
 }
 
 const overwriting: Work = {
-  async prepare(disk, lab) {
-    await disk.write(0, pattern(1, 3 * lab.stride));
-    await disk.flush();
-    if (hasSnapshots(lab.capabilities)) await disk.snapshots.create('kept');
-  },
+  when: () => true,
+  prepare: writeAndKeep,
   async act(disk, lab) {
     await disk.write(512, pattern(2, lab.stride));
     await disk.write(4 * lab.stride + 1024, pattern(3, 1024));
     await disk.flush();
     await disk.writeZeroes(2 * lab.stride, lab.stride);
+    await disk.discard(3 * lab.stride, lab.stride);
     await disk.flush();
   },
 };
 
 const snapshotting: Work = {
-  prepare: (disk, lab) => overwriting.prepare(disk, lab),
+  when: hasSnapshots,
+  prepare: writeAndKeep,
   async act(disk, lab) {
     await disk.snapshots.create('made');
     await disk.write(0, pattern(4, lab.stride));
@@ -63,26 +77,68 @@ const snapshotting: Work = {
   },
 };
 
+const applying: Work = {
+  when: hasSnapshots,
+  async prepare(disk, lab) {
+    await writeAndKeep(disk, lab);
+    await disk.write(lab.stride - 512, pattern(5, 3 * lab.stride));
+  },
+  async act(disk) {
+    await disk.snapshots.apply('kept');
+  },
+};
+
+const growing: Work = {
+  switches: true,
+  when: ({ resize }) => resize !== 'none',
+  async prepare(disk, lab) {
+    await disk.write(0, pattern(1, 3 * lab.stride));
+    await disk.flush();
+  },
+  async act(disk, lab) {
+    await disk.resize(lab.size(40));
+  },
+};
+
 const codeOf = { EIO: 'ERR_IO', ENOSPC: 'ERR_NO_SPACE', short: 'ERR_NO_SPACE' } as const;
 
+/** The disk's bytes before and after the work, and those of the snapshots before it. */
+interface Rehearsal {
+  readonly states: readonly Uint8Array[];
+  readonly kept: Uint8Array | undefined;
+}
+
 function assertOldOrNew(actual: Uint8Array, states: readonly Uint8Array[], what: string): void {
+  const sizes = states.map((state) => state.length);
+  assert.ok(sizes.includes(actual.length), `${what}: the disk has ${actual.length} bytes`);
+  const zeros = new Uint8Array(sectorBytes);
   for (let start = 0; start < actual.length; start += sectorBytes) {
     const sector = actual.subarray(start, start + sectorBytes);
-    const known = states.some(
-      (state) => Buffer.compare(sector, state.subarray(start, start + sectorBytes)) === 0,
-    );
+    const known = states.some((state) => {
+      const old = state.subarray(start, start + sectorBytes);
+      return Buffer.compare(sector, old.length === 0 ? zeros.subarray(0, sector.length) : old) === 0;
+    });
     assert.ok(known, `${what}: the sector at ${start} is neither old nor new`);
   }
 }
 
-/** The disk's bytes before and after the work, as a rehearsal without faults leaves them. */
-async function statesOf(lab: Lab, work: Work): Promise<{ states: Uint8Array[]; kept: Uint8Array }> {
+async function snapshotContents(disk: Disk, name: string): Promise<Uint8Array> {
+  const snapshot = await disk.snapshots.open(name);
+  const bytes = await contentsOf(snapshot);
+  await snapshot.close();
+  return bytes;
+}
+
+/** What the work does without faults. */
+async function rehearse(lab: Lab, work: Work): Promise<Rehearsal> {
   await lab.create({ file: 'rehearsal.img' });
   const disk = await lab.open({ file: 'rehearsal.img' });
   await work.prepare(disk, lab);
-  const kept = await contentsOf(disk);
+  const before = await contentsOf(disk);
+  const hasOne = (await disk.snapshots.list()).length > 0;
+  const kept = hasOne ? await snapshotContents(disk, 'kept') : undefined;
   await work.act(disk, lab);
-  const states = [kept, await contentsOf(disk)];
+  const states = [before, await contentsOf(disk)];
   await disk.close();
   return { states, kept };
 }
@@ -92,13 +148,7 @@ async function removeAll(lab: Lab): Promise<void> {
 }
 
 /** One run of the work with one fault; says whether the fault was met at all. */
-async function runWith(
-  lab: Lab,
-  work: Work,
-  fault: Fault,
-  states: Uint8Array[],
-  kept: Uint8Array,
-): Promise<boolean> {
+async function runWith(lab: Lab, work: Work, fault: Fault, rehearsal: Rehearsal): Promise<boolean> {
   const what = `${fault.kind} at ${fault.methods.join('/')} ${fault.nth}`;
   const folder = new FaultFolder(lab.folder);
   await lab.create();
@@ -113,7 +163,9 @@ async function runWith(
   if (fault.lasting !== true) folder.disarm();
   assertCoded(await lab.closeAnyway(disk), `${what}: close`);
   folder.disarm();
-  await verifyAfter(lab, what, fault, states, kept);
+  const allowed =
+    fault.lasting === true || work.switches === true ? lab.capabilities.afterPowerLoss : 'clean';
+  await verifyAfter(lab, what, allowed, rehearsal);
   await removeAll(lab);
   return met;
 }
@@ -121,21 +173,19 @@ async function runWith(
 async function verifyAfter(
   lab: Lab,
   what: string,
-  fault: Fault,
-  states: readonly Uint8Array[],
-  kept: Uint8Array,
+  allowed: 'clean' | 'leaks',
+  { states, kept }: Rehearsal,
 ): Promise<void> {
   const disk = await lab.open();
   try {
-    await lab.assertClean(disk, fault.lasting === true ? lab.capabilities.afterPowerLoss : 'clean');
+    await lab.assertClean(disk, allowed);
   } catch (error) {
     throw new Error(`${what}: ${error instanceof Error ? error.message : String(error)}`, { cause: error });
   }
   assertOldOrNew(await contentsOf(disk), states, what);
   for (const { name } of await disk.snapshots.list()) {
-    const snapshot = await disk.snapshots.open(name);
-    assertSameBytes(await contentsOf(snapshot), kept, `${what}: snapshot ${name}`);
-    await snapshot.close();
+    // A snapshot that the work itself makes is of the state before, too.
+    assertSameBytes(await snapshotContents(disk, name), kept ?? states[0]!, `${what}: snapshot ${name}`);
   }
   // The image is in use again, as if nothing had happened.
   const bytes = pattern(9, 2 * lab.stride);
@@ -148,21 +198,31 @@ async function verifyAfter(
   await again.close();
 }
 
-function faultScenario(name: string, work: Work, kinds: readonly FaultKind[], lasting: boolean): Scenario {
+interface Strike {
+  readonly kind: FaultKind;
+  readonly methods: Methods;
+}
+
+const broken: Strike = { kind: 'EIO', methods: anyChange };
+const full: Strike = { kind: 'ENOSPC', methods: spaceTaking };
+const half: Strike = { kind: 'short', methods: ['write'] };
+const unreadable: Strike = { kind: 'EIO', methods: anyRead };
+
+/** `lasting`: until the disk is closed. */
+function faultScenario(name: string, work: Work, strikes: readonly Strike[], lasting: boolean): Scenario {
   return {
     name: `${name}, ${lasting ? 'and it lasts' : 'once'}`,
     // Faults are injected above the storage: what lies below makes no difference to them.
     place: 'memory',
-    when: (capabilities) => work === overwriting || hasSnapshots(capabilities),
+    when: work.when,
     async run(lab) {
-      const { states, kept } = await statesOf(lab, work);
+      const rehearsal = await rehearse(lab, work);
       await removeAll(lab);
-      for (const kind of kinds) {
-        const methods = kind === 'EIO' ? anyChange : spaceTaking;
+      for (const strike of strikes) {
         let met = true;
-        for (let nth = 1; met && nth <= maxFaults; nth++) {
-          met = await runWith(lab, work, { kind, methods, nth, lasting }, states, kept);
-          assert.ok(met || nth > 1, `${kind}: no call below was made`);
+        for (let nth = 1; met; nth++) {
+          assert.ok(nth <= maxFaults, `${strike.kind}: the work makes more than ${maxFaults} calls`);
+          met = await runWith(lab, work, { ...strike, nth, lasting }, rehearsal);
         }
       }
     },
@@ -171,12 +231,18 @@ function faultScenario(name: string, work: Work, kinds: readonly FaultKind[], la
 
 const writing = 'an error in the middle of writes reaches the caller and leaves a clean image';
 const making = 'an error while snapshots are made and deleted leaves them wholly there or not at all';
+const goingBack = 'an error while a snapshot is applied leaves the disk before or after it';
+const enlarging = 'an error while the disk grows leaves it before or after that';
 
 const scenarios: readonly Scenario[] = [
-  faultScenario(writing, overwriting, ['EIO', 'ENOSPC', 'short'], false),
-  faultScenario(writing, overwriting, ['EIO', 'ENOSPC'], true),
-  faultScenario(making, snapshotting, ['EIO', 'ENOSPC'], false),
-  faultScenario(making, snapshotting, ['EIO'], true),
+  faultScenario(writing, overwriting, [broken, full, half, unreadable], false),
+  faultScenario(writing, overwriting, [broken, full], true),
+  faultScenario(making, snapshotting, [broken, full, half, unreadable], false),
+  faultScenario(making, snapshotting, [broken, full], true),
+  faultScenario(goingBack, applying, [broken, full, half, unreadable], false),
+  faultScenario(goingBack, applying, [broken, full], true),
+  faultScenario(enlarging, growing, [broken, full, half], false),
+  faultScenario(enlarging, growing, [broken, full], true),
   {
     name: 'an error while reading reaches the caller, and the next read is fine',
     place: 'memory',
