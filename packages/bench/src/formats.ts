@@ -1,5 +1,6 @@
 import { type BlockDriver, CowlabError, type OptionValues, raw } from '@cowlab/core';
 import { fvd } from '@cowlab/fvd';
+import { qcow2 } from '@cowlab/qcow2-like';
 import { vmdk } from '@cowlab/vmdk-chain';
 
 /*
@@ -37,6 +38,11 @@ const subjects: readonly Subject[] = [
     bookkeeping: fixed(
       'an image that never had a snapshot has no refcount table: nothing is there to switch off',
     ),
+  },
+  {
+    name: qcow2.name,
+    driver: qcow2,
+    bookkeeping: fixed('its refcounts are part of the format, and this driver always keeps them'),
   },
   {
     name: vmdk.name,

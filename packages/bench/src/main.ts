@@ -1,6 +1,6 @@
 import fs from 'node:fs/promises';
 import path from 'node:path';
-import { isCowlabError } from '@cowlab/core';
+import { CowlabError, fromSystemError } from '@cowlab/core';
 import { compareResults } from './baseline.ts';
 import type { ProfileName } from './profiles.ts';
 import { ProgressLine, type ProgressStream } from './progress.ts';
@@ -16,17 +16,20 @@ export interface BenchMainOptions {
   readonly seed?: number;
   /** An earlier `results.json` to compare with. */
   readonly baseline?: string;
-  readonly stdout?: ProgressStream;
-  readonly stderr?: ProgressStream;
+  /** Gets the report and the place of `results.json`. */
+  readonly stdout: ProgressStream;
+  /** Gets the progress. */
+  readonly stderr: ProgressStream;
+  /** How a heading is made to stand out. */
+  readonly bold?: (text: string) => string;
 }
 
 /**
- * The benchmark as a command: progress on stderr, the report and the place of `results.json` on stdout.
- * Returns the exit status: 0; 1 when it failed, and then one line on stderr says why; 2 when a verdict is worse
- * than in the baseline.
+ * The benchmark as a command. Resolves with the exit status: 0, or 2 when a verdict is worse than in the
+ * baseline. Rejects as {@link runBench} does. A signal that ends the process takes the images away first.
  */
 export async function benchMain(options: BenchMainOptions): Promise<number> {
-  const { stdout = process.stdout, stderr = process.stderr, profile, formats, seed } = options;
+  const { stdout, stderr, profile, formats, seed, bold } = options;
   const progress = new ProgressLine(stderr);
   const stop = (signal: NodeJS.Signals): void => process.exit(signal === 'SIGINT' ? 130 : 143);
   process.once('SIGINT', stop).once('SIGTERM', stop);
@@ -41,15 +44,11 @@ export async function benchMain(options: BenchMainOptions): Promise<number> {
       ...(seed !== undefined && { seed }),
     });
     progress.end();
-    stdout.write(report(results, stdout));
+    stdout.write(report(results, bold));
     stdout.write(`\nresults: ${path.resolve(out, RESULTS_FILE)}\n`);
     return baseline === undefined ? 0 : compare(baseline, results, stdout);
-  } catch (error) {
-    progress.end();
-    if (!isCowlabError(error) && !(error instanceof TypeError) && !isSystemError(error)) throw error;
-    stderr.write(`cowlab bench: ${error.message}\n`);
-    return 1;
   } finally {
+    progress.end();
     process.off('SIGINT', stop).off('SIGTERM', stop);
   }
 }
@@ -63,16 +62,16 @@ function compare(baseline: Results, results: Results, stdout: ProgressStream): n
 }
 
 async function readResults(file: string): Promise<Results> {
-  const text = await fs.readFile(file, 'utf8');
+  let text: string;
+  try {
+    text = await fs.readFile(file, 'utf8');
+  } catch (error) {
+    throw fromSystemError(error, file, 'read');
+  }
   try {
     return parseResults(JSON.parse(text));
   } catch (error) {
-    throw new TypeError(`${file}: ${error instanceof Error ? error.message : String(error)}`, {
-      cause: error,
-    });
+    const problem = error instanceof Error ? error.message : String(error);
+    throw new CowlabError('ERR_CORRUPT', `${file}: ${problem}`, { file }, error);
   }
-}
-
-function isSystemError(error: unknown): error is NodeJS.ErrnoException {
-  return error instanceof Error && 'syscall' in error;
 }

@@ -4,7 +4,7 @@
  * operations, and the result says how many.
  */
 
-export type ProfileName = 'quick' | 'standard';
+export type ProfileName = 'quick' | 'standard' | 'full';
 
 export interface Profile {
   readonly name: string;
@@ -76,7 +76,7 @@ export const profiles: Readonly<Record<ProfileName, Profile>> = {
     historyRounds: 100,
     historyWrites: 4,
     historyBudgetMs: 1500,
-    large: { imageBytes: TIB, snapshots: 100, minSnapshots: 100, buildBudgetMs: 0, iterations: 5 },
+    large: { imageBytes: TIB, snapshots: 100, minSnapshots: 8, buildBudgetMs: 3000, iterations: 3 },
   },
   standard: {
     name: 'standard',
@@ -97,6 +97,27 @@ export const profiles: Readonly<Record<ProfileName, Profile>> = {
     historyRounds: 1000,
     historyWrites: 4,
     historyBudgetMs: 10_000,
-    large: { imageBytes: TIB, snapshots: 1000, minSnapshots: 100, buildBudgetMs: 20_000, iterations: 7 },
+    large: { imageBytes: TIB, snapshots: 1000, minSnapshots: 8, buildBudgetMs: 15_000, iterations: 5 },
+  },
+  full: {
+    name: 'full',
+    imageBytes: 2 * GIB,
+    snapshotCounts: [0, 1, 10, 100, 1000],
+    requestBytes: 4 * KIB,
+    flushEvery: 64,
+    overwriteRounds: 60,
+    readRounds: 60,
+    readBatch: 512,
+    cellBudgetMs: 10_000,
+    openRounds: 9,
+    memoryRuns: 5,
+    snapshotIterations: 15,
+    heldBytes: 32 * MIB,
+    snapshotBudgetMs: 20_000,
+    historyImageBytes: 512 * MIB,
+    historyRounds: 2000,
+    historyWrites: 16,
+    historyBudgetMs: 60_000,
+    large: { imageBytes: TIB, snapshots: 1000, minSnapshots: 8, buildBudgetMs: 120_000, iterations: 15 },
   },
 };

@@ -5,12 +5,13 @@ import { number, size } from './wording.ts';
 
 /*
  * The results for a terminal: what was measured, a line for each format and a column for each N; what no column
- * fits; then goal by goal the verdict beside the claim of 2011. Plain text with aligned columns; bold headings where
- * the stream is a terminal and NO_COLOR is not set.
+ * fits; then goal by goal the verdict beside the claim of 2011. Plain text with aligned columns; headings stand out
+ * where the caller says how.
  */
 
 const COLUMN = 12;
-const LABEL = 40;
+/** Of a metric's title and the format's name. */
+const LABEL = 44;
 
 /** One metric: its number for a format at a snapshot count, undefined where there is none. */
 interface Metric {
@@ -18,11 +19,10 @@ interface Metric {
   readonly value: (format: string, snapshots: number) => string | undefined;
 }
 
-export function report(results: Results, stream: { readonly isTTY?: boolean } = {}): string {
-  const bold =
-    stream.isTTY === true && process.env.NO_COLOR === undefined
-      ? (text: string): string => `\x1b[1m${text}\x1b[22m`
-      : (text: string): string => text;
+type Style = (text: string) => string;
+
+/** The whole report. `bold` makes a heading stand out. */
+export function report(results: Results, bold: Style = (text) => text): string {
   return [
     ...heading(results, bold),
     '',
@@ -34,8 +34,6 @@ export function report(results: Results, stream: { readonly isTTY?: boolean } = 
     '',
   ].join('\n');
 }
-
-type Style = (text: string) => string;
 
 function heading({ profile, seed, environment, durationSeconds }: Results, bold: Style): string[] {
   const { node, cpu, cores, platform, kernel, fileSystem } = environment;

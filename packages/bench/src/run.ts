@@ -2,7 +2,7 @@ import fs from 'node:fs/promises';
 import os from 'node:os';
 import path from 'node:path';
 import { performance } from 'node:perf_hooks';
-import { CowlabError } from '@cowlab/core';
+import { CowlabError, fromSystemError } from '@cowlab/core';
 import { describeEnvironment } from './environment.ts';
 import { chooseSubjects, type Subject, yardstick } from './formats.ts';
 import { type Cell, Lab } from './lab.ts';
@@ -57,6 +57,7 @@ export async function runBench(options: BenchOptions): Promise<Results> {
   const seed = checkSeed(options.seed ?? 1);
   const date = new Date();
   const started = performance.now();
+  if (options.out !== undefined) await makeFolder(options.out);
   const lab = new Lab();
   try {
     assertRoom(lab, subjects, profile);
@@ -137,13 +138,27 @@ async function measureAll(
     allocations,
     histories,
     largeImages: large.images,
-    omissions: [...memory.omissions, ...large.omissions],
+    omissions: memory.omissions,
   };
 }
 
+/** Before minutes are spent on results that nobody can keep. */
+async function makeFolder(folder: string): Promise<void> {
+  try {
+    await fs.mkdir(folder, { recursive: true });
+    await fs.access(folder, fs.constants.W_OK);
+  } catch (error) {
+    throw fromSystemError(error, folder, 'mkdir');
+  }
+}
+
 async function writeResults(folder: string, results: Results): Promise<void> {
-  await fs.mkdir(folder, { recursive: true });
-  await fs.writeFile(path.join(folder, RESULTS_FILE), `${JSON.stringify(results, null, 2)}\n`);
+  const file = path.join(folder, RESULTS_FILE);
+  try {
+    await fs.writeFile(file, `${JSON.stringify(results, null, 2)}\n`);
+  } catch (error) {
+    throw fromSystemError(error, file, 'write');
+  }
 }
 
 function namedProfile(name: string): Profile {

@@ -3,6 +3,7 @@ import { Command, CommanderError } from 'commander';
 import { describe, describeUse, failureStatus } from './errors.ts';
 import { type CliIo, Output } from './output.ts';
 import type { AddVerb, Session } from './session.ts';
+import { addBench } from './verbs/bench.ts';
 import { addCheck } from './verbs/check.ts';
 import { addCompare } from './verbs/compare.ts';
 import { addConvert } from './verbs/convert.ts';
@@ -21,6 +22,7 @@ const verbs: readonly AddVerb[] = [
   addCompare,
   addMap,
   addResize,
+  addBench,
 ];
 
 function version(): string {

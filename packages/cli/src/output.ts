@@ -27,14 +27,14 @@ const PLAIN_LINE_MS = 5000;
 
 /** Answers on stdout; failures and progress on stderr. */
 export class Output {
-  readonly #io: CliIo;
+  readonly io: CliIo;
 
   constructor(io: CliIo) {
-    this.#io = io;
+    this.io = io;
   }
 
   line(text = ''): void {
-    this.#io.stdout.write(`${text}\n`);
+    this.io.stdout.write(`${text}\n`);
   }
 
   json(value: unknown): void {
@@ -61,26 +61,26 @@ export class Output {
 
   /** A colour or weight for stdout; plain text where nobody can see it. */
   styled(style: Style, text: string): string {
-    return this.#style(this.#io.stdout, style, text);
+    return this.#style(this.io.stdout, style, text);
   }
 
   /** The one line of a failure. */
   failure(text: string): void {
-    this.#io.stderr.write(`${this.#style(this.#io.stderr, 'red', 'cowlab:')} ${text}\n`);
+    this.io.stderr.write(`${this.#style(this.io.stderr, 'red', 'cowlab:')} ${text}\n`);
   }
 
   /** Something worth knowing that is no failure. */
   warning(text: string): void {
-    this.#io.stderr.write(`${this.#style(this.#io.stderr, 'yellow', 'cowlab:')} ${text}\n`);
+    this.io.stderr.write(`${this.#style(this.io.stderr, 'yellow', 'cowlab:')} ${text}\n`);
   }
 
   /** A progress line under the given name; {@link ProgressLine.end} must be called, also after a failure. */
   progress(label: string): ProgressLine {
-    return new ProgressLine(this.#io.stderr, label);
+    return new ProgressLine(this.io.stderr, label);
   }
 
   #style(stream: OutputStream, style: Style, text: string): string {
-    return seesColour(stream, this.#io.env) ? styleText(style, text, { validateStream: false }) : text;
+    return seesColour(stream, this.io.env) ? styleText(style, text, { validateStream: false }) : text;
   }
 }
 

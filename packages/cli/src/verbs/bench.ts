@@ -1,0 +1,39 @@
+import { benchMain, formatNames, type ProfileName, profiles } from '@cowlab/bench';
+import { type Command, Option } from 'commander';
+import { parseWhole } from '../formats.ts';
+import type { Session } from '../session.ts';
+
+interface BenchVerbOptions {
+  readonly profile: ProfileName;
+  readonly formats?: string;
+  readonly out?: string;
+  readonly seed?: number;
+  readonly baseline?: string;
+}
+
+export function addBench(program: Command, session: Session): void {
+  const { output } = session;
+  program
+    .command('bench')
+    .description(
+      'measure the snapshot strategies of the formats side by side; status 2 against a baseline: worse',
+    )
+    .addOption(
+      new Option('--profile <name>', 'how much to measure')
+        .choices(Object.keys(profiles))
+        .default('standard'),
+    )
+    .option('--formats <list>', `formats beside raw, with commas between: ${formatNames.join(',')}`)
+    .option('--out <dir>', 'folder for results.json; a new temporary one without')
+    .option('--seed <number>', 'decides every offset and every byte', (text) => parseWhole(text, '--seed'))
+    .option('--baseline <file>', 'an earlier results.json to compare with')
+    .action(async ({ formats, ...options }: BenchVerbOptions) => {
+      session.status = await benchMain({
+        ...options,
+        ...(formats !== undefined && { formats: formats.split(',').map((name) => name.trim()) }),
+        stdout: output.io.stdout,
+        stderr: output.io.stderr,
+        bold: (text) => output.styled('bold', text),
+      });
+    });
+}
