@@ -54,9 +54,11 @@ export class CrashFolder extends InterceptedFolder {
   /** What the folder holds now is durable. */
   static async on(inner: MemoryFolder): Promise<CrashFolder> {
     const folder = new CrashFolder(inner);
-    for (const name of await inner.list())
-      folder.#start.set(folder.#add(name), await contentsOf(inner, name));
-    folder.#log.length = 0;
+    for (const name of await inner.list()) {
+      const file = folder.#name(name);
+      folder.#startNames.set(name, file);
+      folder.#start.set(file, await contentsOf(inner, name));
+    }
     return folder;
   }
 
