@@ -165,6 +165,7 @@ export class Publisher {
     this.#pages = draft.pages;
     this.#space.logChunk = logChunkOf(this.#superblock);
     if (undo.catalog.bytes > 0) this.#space.unfix(old.catalog);
+    this.#space.searchFromStart();
     await this.settle(givenBack);
   }
 

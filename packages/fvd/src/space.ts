@@ -22,8 +22,10 @@ import type { State } from './tree.ts';
  * that place in a chunk is a home's.
  */
 
-/** What V8 takes for an entry of a map of numbers. */
-const ENTRY_MEMORY = 40;
+/** What V8 takes for a map or a set of so many numbers: room for a power of two of them, 4 at least. */
+function hashBytes(entries: number): number {
+  return 40 * 2 ** Math.ceil(Math.log2(Math.max(4, entries)));
+}
 
 export class Space {
   readonly #geometry: Geometry;
@@ -53,8 +55,9 @@ export class Space {
   }
 
   get residentBytes(): number {
-    const entries = this.#partial.size + this.#fixed.size + this.#givenBack.size;
-    return this.#static.words.byteLength + this.#front.words.byteLength + entries * ENTRY_MEMORY;
+    const hashes = [this.#partial, this.#fixed, this.#givenBack].map(({ size }) => hashBytes(size));
+    const bits = this.#static.words.byteLength + this.#front.words.byteLength;
+    return hashes.reduce((sum, bytes) => sum + bytes, bits);
   }
 
   chunkOf(hostBlock: number): number {
@@ -145,6 +148,11 @@ export class Space {
       this.#front.clear(chunk);
       return false;
     });
+  }
+
+  /** What the last superblock alone has held (an old catalog, a log chunk that is full) may be taken again. */
+  searchFromStart(): void {
+    this.#cursor = 1;
   }
 
   free(first: number, count: number): void {
