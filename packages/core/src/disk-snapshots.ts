@@ -2,6 +2,12 @@ import type { BlockDriver, DriverImage, DriverSnapshots, LongCallOptions, Snapsh
 import type { Disk } from './disk.ts';
 import { CowlabError } from './errors.ts';
 
+/** A snapshot open as a disk. `pause` holds up its requests until the function that it yields is called. */
+export interface OpenedSnapshot {
+  readonly disk: Disk;
+  readonly pause: () => Promise<() => void>;
+}
+
 /** What the snapshots of a disk need of the disk. */
 export interface SnapshotHost {
   readonly file: string;
@@ -10,7 +16,7 @@ export interface SnapshotHost {
   readonly exclusively: <T>(run: () => Promise<T>, signal?: AbortSignal) => Promise<T>;
   readonly assertOpen: () => void;
   readonly assertWritable: () => void;
-  readonly openDisk: (image: DriverImage, closed: () => void) => Disk;
+  readonly openDisk: (image: DriverImage, closed: () => void) => OpenedSnapshot;
 }
 
 const MAX_NAME_BYTES = 255;
@@ -19,7 +25,7 @@ const MAX_NAME_BYTES = 255;
 export class DiskSnapshots {
   readonly #host: SnapshotHost;
   /** Opened snapshots by id; they must not be deleted, and close with the disk. */
-  readonly #opened = new Map<string, Set<Disk>>();
+  readonly #opened = new Map<string, Set<OpenedSnapshot>>();
 
   constructor(host: SnapshotHost) {
     this.#host = host;
@@ -84,17 +90,29 @@ export class DiskSnapshots {
       const { id } = await this.#find(nameOrId);
       const opened = this.#opened.get(id) ?? new Set();
       this.#opened.set(id, opened);
-      const disk: Disk = this.#host.openDisk(await driver.open(id), () => opened.delete(disk));
-      opened.add(disk);
-      return disk;
+      const snapshot: OpenedSnapshot = this.#host.openDisk(await driver.open(id), () =>
+        opened.delete(snapshot),
+      );
+      opened.add(snapshot);
+      return snapshot.disk;
     });
   }
 
   /** Closes every snapshot that is still open. */
   async closeOpened(): Promise<void> {
-    for (const disks of this.#opened.values()) {
-      for (const disk of disks) await disk.close();
-    }
+    for (const { disk } of this.#allOpened()) await disk.close();
+  }
+
+  /** Holds up every snapshot that is open: what they read may be about to move. */
+  async pauseOpened(): Promise<() => void> {
+    const resumes = await Promise.all(this.#allOpened().map(({ pause }) => pause()));
+    return () => {
+      for (const resume of resumes) resume();
+    };
+  }
+
+  #allOpened(): OpenedSnapshot[] {
+    return [...this.#opened.values()].flatMap((snapshots) => [...snapshots]);
   }
 
   async #find(nameOrId: string): Promise<SnapshotInfo> {

@@ -22,7 +22,7 @@ import { type Hold, RangeLock } from './range-lock.ts';
  *
  * Order of requests. `read` holds its bytes shared, `write` its bytes exclusively, rounded to allocation units
  * when it will reserve some, `writeZeroes` and `discard` their units. Snapshot operations, resize, check and
- * close hold everything. `flush` and `info` hold a place past the end of any disk, shared: they run beside
+ * close hold everything, here and in the snapshots that are open as disks. `flush` and `info` hold a place past the end of any disk, shared: they run beside
  * requests and beside each other, but not beside those that hold everything. A driver that is `serial` gets one
  * request at a time. A request that finishes without waiting never enters the lock (see range-lock.ts).
  */
@@ -72,7 +72,10 @@ export class Disk implements Backing, AsyncDisposable {
       exclusively: (run, signal) => this.#exclusively(run, signal),
       assertOpen: () => this.#assertOpen(),
       assertWritable: () => this.#assertWritable(),
-      openDisk: (snapshot, whenClosed) => new Disk(driver, snapshot, file, true, whenClosed),
+      openDisk: (snapshot, whenClosed) => {
+        const disk = new Disk(driver, snapshot, file, true, whenClosed);
+        return { disk, pause: () => disk.#pause() };
+      },
     });
   }
 
@@ -298,6 +301,7 @@ export class Disk implements Backing, AsyncDisposable {
   /** Alone. What was called before `close` still has its turn: close waits in the same queue. */
   async #exclusively<T>(run: () => Promise<T>, signal?: AbortSignal): Promise<T> {
     const hold = await this.#locks.acquire(0, EVERYTHING, true);
+    const resume = await this.snapshots.pauseOpened();
     try {
       if (signal?.aborted === true) {
         const about = { file: this.#file };
@@ -305,8 +309,15 @@ export class Disk implements Backing, AsyncDisposable {
       }
       return await run();
     } finally {
+      resume();
       this.#locks.release(hold);
     }
+  }
+
+  /** Waits for what is under way and lets nothing begin until the returned function is called. */
+  async #pause(): Promise<() => void> {
+    const hold = await this.#locks.acquire(0, EVERYTHING, true);
+    return () => this.#locks.release(hold);
   }
 
   #acquire(start: number, end: number, exclusive: boolean): Awaitable<Hold> {

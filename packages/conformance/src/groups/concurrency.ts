@@ -167,6 +167,36 @@ const scenarios: readonly Scenario[] = [
       await twin.verifySnapshots();
     },
   },
+  {
+    name: 'an opened snapshot is read while others are made, applied and deleted, and the front is written',
+    when: (capabilities) => hasSnapshots(capabilities) && capabilities.maxSnapshots >= 4,
+    async run(lab) {
+      const twin = await lab.twin({ folder: delayed(lab) });
+      for (const name of ['a', 'b', 'c']) {
+        await twin.write(lab.random.below(4) * lab.stride + 300, 2 * lab.stride);
+        await twin.createSnapshot(name);
+      }
+      const opened = await twin.disk.snapshots.open('b');
+      let busy = true;
+      const reading = (async () => {
+        while (busy) assertSameBytes(await contentsOf(opened), twin.model.snapshot('b'), 'snapshot b');
+      })();
+      const changing = (async () => {
+        await twin.createSnapshot('d');
+        await twin.write(lab.stride, lab.stride);
+        await twin.deleteSnapshot('c');
+        await twin.deleteSnapshot('a');
+        await twin.applySnapshot('d');
+        await twin.write(0, 3 * lab.stride);
+        await twin.deleteSnapshot('d');
+      })().finally(() => {
+        busy = false;
+      });
+      await Promise.all([reading, changing]);
+      await opened.close();
+      await twin.verify('at last');
+    },
+  },
 ];
 
 export const concurrency: ScenarioGroup = { name: 'concurrency', scenarios };
