@@ -177,9 +177,11 @@ const scenarios: readonly Scenario[] = [
         await twin.createSnapshot(name);
       }
       const opened = await twin.disk.snapshots.open('b');
-      let busy = true;
+      const changed = new AbortController();
       const reading = (async () => {
-        while (busy) assertSameBytes(await contentsOf(opened), twin.model.snapshot('b'), 'snapshot b');
+        while (!changed.signal.aborted) {
+          assertSameBytes(await contentsOf(opened), twin.model.snapshot('b'), 'snapshot b');
+        }
       })();
       const changing = (async () => {
         await twin.createSnapshot('d');
@@ -189,9 +191,7 @@ const scenarios: readonly Scenario[] = [
         await twin.applySnapshot('d');
         await twin.write(0, 3 * lab.stride);
         await twin.deleteSnapshot('d');
-      })().finally(() => {
-        busy = false;
-      });
+      })().finally(() => changed.abort());
       await Promise.all([reading, changing]);
       await opened.close();
       await twin.verify('at last');
