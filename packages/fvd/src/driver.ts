@@ -221,7 +221,7 @@ async function openImage(storage: Storage, context: OpenContext): Promise<Driver
   space.logChunk = logChunkOf(superblock);
   space.adoptFront(space.survey(state, storage.name));
   const { counts } = await readCatalog({ storage, region, geometry, hostChunks });
-  for (let chunk = 0; chunk < counts.length; chunk++) if (counts[chunk]! > 0) space.setStatic(chunk);
+  space.setStaticWhere(counts);
   const base = await openBase(superblock, context);
   const { readOnly } = context;
   try {

@@ -79,8 +79,13 @@ export function surveyState(state: State, limits: UseLimits): StateUse {
   const { table } = state;
   for (let chunk = 0; chunk < table.chunks; chunk++) {
     const whole = table.whole(chunk);
-    if (whole > 0) survey.addWhole(chunk, whole);
-    else if (table.isSplit(chunk)) {
+    if (whole > 0) {
+      // Chunks that follow each other are one question: there may be a million of them.
+      let count = 1;
+      while (chunk + count < table.chunks && table.whole(chunk + count) === whole + count) count++;
+      survey.addWhole(chunk, whole, count);
+      chunk += count - 1;
+    } else if (table.isSplit(chunk)) {
       table.eachRun(chunk, (start, count, host) => {
         if (host > ZERO) survey.addRun(chunk, start, count, host);
       });
@@ -114,9 +119,17 @@ class Survey implements StateUse {
     }
   }
 
-  addWhole(guest: number, host: number): void {
-    this.#ensure(guest, host, !this.chunks.get(host));
-    this.chunks.set(host);
+  /** `count` chunks that lie in host chunks which follow each other. */
+  addWhole(guest: number, host: number, count: number): void {
+    const { fixed, logChunk } = this.#limits;
+    const last = host + count - 1;
+    this.#ensure(guest + count - 1, last, true);
+    const taken = this.chunks.nextSet(host);
+    if (taken >= 0 && taken <= last) this.#ensure(guest + taken - host, taken, false);
+    for (const chunk of [logChunk, ...fixed]) {
+      if (chunk >= host && chunk <= last) this.#ensure(guest + chunk - host, chunk, false);
+    }
+    this.chunks.setRange(host, last + 1);
   }
 
   addRun(guest: number, start: number, count: number, host: number): void {

@@ -40,6 +40,8 @@ export interface Directory {
 export const CATALOG_HEADER_BYTES = 40;
 const SNAPSHOT_HEADER_BYTES = 48;
 const MAX_TIME = 8.64e15;
+const encoder = new TextEncoder();
+const decoder = new TextDecoder();
 
 function entryBytes(nameBytes: number): number {
   return SNAPSHOT_HEADER_BYTES + Math.ceil(nameBytes / 8) * 8;
@@ -47,7 +49,7 @@ function entryBytes(nameBytes: number): number {
 
 /** Directory and refcounts as one sequential piece. `counts[c]` is of host chunk c. */
 export function encodeCatalog(directory: Directory, counts: Uint16Array): Uint8Array {
-  const names = directory.snapshots.map(({ name }) => new TextEncoder().encode(name));
+  const names = directory.snapshots.map(({ name }) => encoder.encode(name));
   const directoryBytes = names.reduce((sum, name) => sum + entryBytes(name.length), CATALOG_HEADER_BYTES);
   const bytes = new Uint8Array(directoryBytes + counts.length * 2);
   const view = viewOf(bytes);
@@ -83,7 +85,7 @@ export function directoryBytesOf(header: Uint8Array, total: number, file: string
   if (view.getUint32(0, true) !== CATALOG_MAGIC)
     throw corrupt(file, 'catalog.magic', 'is not that of a catalog');
   const bytes = view.getUint32(8, true);
-  if (bytes < CATALOG_HEADER_BYTES || bytes + view.getUint32(24, true) * 2 !== total) {
+  if (bytes < CATALOG_HEADER_BYTES || bytes % 8 !== 0 || bytes + view.getUint32(24, true) * 2 !== total) {
     throw corrupt(file, 'catalog.directoryBytes', `${bytes} does not fit the catalog`, { value: bytes });
   }
   return bytes;
@@ -156,11 +158,11 @@ function decodeEntry(
     createdAt,
     size,
     root: { offset: number('.root', 24), bytes: number('.root', 32) },
-    name: new TextDecoder().decode(bytes.subarray(nameAt, nameAt + nameBytes)),
+    name: decoder.decode(bytes.subarray(nameAt, nameAt + nameBytes)),
   };
 }
 
-/** The refcounts of a catalog whose header has been checked by `directoryBytesOf`. */
+/** The refcounts of a catalog whose header has been checked by `directoryBytesOf`; they stay part of `catalog`. */
 export function decodeCounts(
   catalog: Uint8Array,
   directoryBytes: number,
@@ -176,7 +178,5 @@ export function decodeCounts(
   if (crc32c(part) !== view.getUint32(28, true)) {
     throw corrupt(file, 'catalog.countsChecksum', 'does not match the refcounts');
   }
-  const counts = new Uint16Array(chunks);
-  new Uint8Array(counts.buffer).set(part);
-  return counts;
+  return new Uint16Array(part.buffer, part.byteOffset, chunks);
 }

@@ -157,6 +157,8 @@ export class FvdSnapshots implements DriverSnapshots {
 function counted(counts: Uint16Array, reached: Bitset, length: number): Uint16Array {
   const after = new Uint16Array(Math.max(length, counts.length));
   after.set(counts);
-  for (let chunk = reached.nextSet(0); chunk >= 0; chunk = reached.nextSet(chunk + 1)) after[chunk]!++;
+  reached.words.forEach((word, at) => {
+    for (let bit = 0; word >>> bit !== 0 && bit < 32; bit++) after[at * 32 + bit]! += (word >>> bit) & 1;
+  });
   return after;
 }

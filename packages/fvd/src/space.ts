@@ -198,6 +198,15 @@ export class Space {
     this.#static.set(chunk);
   }
 
+  /** Chunks whose refcount is above 0. Made for all of them at once: there may be a million. */
+  setStaticWhere(counts: Uint16Array): void {
+    this.#ensure(counts.length);
+    const { words } = this.#static;
+    for (let chunk = 0; chunk < counts.length; chunk++) {
+      if (counts[chunk]! > 0) words[chunk >>> 5]! |= 1 << (chunk & 31);
+    }
+  }
+
   clearStatic(chunk: number): void {
     this.#static.clear(chunk);
   }

@@ -41,10 +41,12 @@ export function isWithin({ offset, bytes }: Region, from: number, end: number): 
   return bytes > 0 && offset >= from && offset + bytes <= end;
 }
 
+const ZEROS = new Uint8Array(4);
+
 /** CRC of `bytes` with the 4 bytes at `at` taken as zero; stored there by `seal`, compared by `sealed`. */
 function crcAround(bytes: Uint8Array, at: number): number {
   const head = crc32c(bytes.subarray(0, at));
-  return crc32c(bytes.subarray(at + 4), crc32c(new Uint8Array(4), head));
+  return crc32c(bytes.subarray(at + 4), crc32c(ZEROS, head));
 }
 
 export function seal(bytes: Uint8Array, at: number): Uint8Array {
