@@ -2,6 +2,7 @@ import {
   type Awaitable,
   type BlockDriver,
   type DriverImage,
+  type DriverSnapshots,
   type Extent,
   type Placement,
   raw,
@@ -75,15 +76,20 @@ function racing(storage: Storage): Storage {
   });
 }
 
-/** The image with some members replaced. */
-function spoilt(image: DriverImage, members: Partial<DriverImage>): DriverImage {
-  return new Proxy(image, {
+/** The object with some members replaced. */
+function spoilt<T extends object>(object: T, members: Partial<T>): T {
+  return new Proxy(object, {
     get(target, key): unknown {
       if (Object.hasOwn(members, key)) return Reflect.get(members, key);
       const value: unknown = Reflect.get(target, key, target);
       return typeof value === 'function' ? value.bind(target) : value;
     },
   });
+}
+
+function snapshotsOf(image: DriverImage): DriverSnapshots {
+  if (image.snapshots === undefined) throw new TypeError('an image without snapshots');
+  return image.snapshots;
 }
 
 function withRaces(image: DriverImage): DriverImage {
@@ -100,6 +106,19 @@ function withoutTails(image: DriverImage): DriverImage {
     tail: 0,
   });
   return spoilt(image, { reserve });
+}
+
+/** Opens like `driver`, and leaves a mark in the file even when it must not write. */
+function marking(driver: BlockDriver): BlockDriver {
+  return {
+    ...driver,
+    open: async (folder, file, context) => {
+      const storage = await folder.open(file, { readOnly: false });
+      await storage.write(storage.size() - 1, Uint8Array.of(0x55));
+      await storage.close();
+      return driver.open(folder, file, context);
+    },
+  };
 }
 
 interface Defect {
@@ -221,6 +240,37 @@ const defects: readonly Defect[] = [
       unless(({ method, purpose }) => method === 'write' && purpose === 'mapping'),
     ),
     group: 'reopen',
+    model: true,
+  },
+  {
+    name: 'writes when it is opened read-only',
+    driver: marking(copying),
+    group: 'read-only',
+    model: false,
+  },
+  {
+    name: 'grows only until it is closed',
+    driver: overSpoiltFolder(
+      raw,
+      unless(({ method }) => method === 'truncate'),
+    ),
+    group: 'resize',
+    model: false,
+  },
+  {
+    name: 'applies another snapshot than it is told',
+    driver: {
+      ...copying,
+      open: async (...call) => {
+        const image = await copying.open(...call);
+        const apply: DriverSnapshots['apply'] = async (_id, options) => {
+          const [first] = await snapshotsOf(image).list();
+          if (first !== undefined) await snapshotsOf(image).apply(first.id, options);
+        };
+        return spoilt(image, { snapshots: spoilt(snapshotsOf(image), { apply }) });
+      },
+    },
+    group: 'snapshots',
     model: true,
   },
   {

@@ -57,11 +57,12 @@ const overwriting: Work = {
   when: () => true,
   prepare: writeAndKeep,
   async act(disk, lab) {
-    await disk.write(512, pattern(2, lab.stride));
-    await disk.write(4 * lab.stride + 1024, pattern(3, 1024));
-    await disk.flush();
     await disk.writeZeroes(2 * lab.stride, lab.stride);
     await disk.discard(3 * lab.stride, lab.stride);
+    await disk.flush();
+    // What was given back may be taken again here, and must not be seen.
+    await disk.write(512, pattern(2, lab.stride));
+    await disk.write(4 * lab.stride + 1024, pattern(3, 1024));
     await disk.flush();
   },
 };
