@@ -15,11 +15,7 @@ export function formatsWith(has: (capabilities: BlockDriver['capabilities']) => 
 export const judged: string[] = formats.filter((name) => ['raw', 'qcow2', 'vmdk'].includes(name));
 
 /** Changes an image through the library, as a guest would. */
-async function edit(
-  file: string,
-  format: string,
-  change: (disk: Disk) => Promise<void>,
-): Promise<void> {
+async function edit(file: string, format: string, change: (disk: Disk) => Promise<void>): Promise<void> {
   const disk = await openDisk(file, { drivers, format });
   await change(disk);
   await disk.close();
