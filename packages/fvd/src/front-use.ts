@@ -94,6 +94,16 @@ export function surveyState(state: State, limits: UseLimits): StateUse {
   return survey;
 }
 
+/** The first set bit from `from` on, or `end`: looks no farther, so that a million short runs stay cheap. */
+function firstSet(bits: Bitset, from: number, end: number): number {
+  for (let at = from; at < end; ) {
+    if (at % 32 === 0 && at + 32 <= end && bits.words[at >>> 5] === 0) at += 32;
+    else if (bits.get(at)) return at;
+    else at++;
+  }
+  return end;
+}
+
 /** The guest chunk that a packed chunk is home of. */
 const NOBODY = -1;
 
@@ -124,8 +134,8 @@ class Survey implements StateUse {
     const { fixed, logChunk } = this.#limits;
     const last = host + count - 1;
     this.#ensure(guest + count - 1, last, true);
-    const taken = this.chunks.nextSet(host);
-    if (taken >= 0 && taken <= last) this.#ensure(guest + taken - host, taken, false);
+    const taken = firstSet(this.chunks, host, last + 1);
+    if (taken <= last) this.#ensure(guest + taken - host, taken, false);
     for (const chunk of [logChunk, ...fixed]) {
       if (chunk >= host && chunk <= last) this.#ensure(guest + chunk - host, chunk, false);
     }

@@ -330,6 +330,18 @@ describe('catalog', () => {
     expect(() => decodedDirectory(bytes)).toThrow(refusal(field));
   });
 
+  it.each<[string, readonly [string, string], number]>([
+    ['is empty', ['', 'two'], 0],
+    ['another one has', ['one', 'one'], 1],
+  ])('refuses a name that %s', (_, names, wrong) => {
+    const snapshots = [
+      { ...first, name: names[0] },
+      { ...last, name: names[1] },
+    ];
+    const bytes = encodeCatalog({ ...directory, snapshots }, new Uint16Array(1));
+    expect(() => decodedDirectory(bytes)).toThrow(refusal(`catalog.snapshot[${wrong}].name`));
+  });
+
   it('refuses counts that do not match their checksum, or outnumber the host chunks', () => {
     const bytes = encodeCatalog(directory, Uint16Array.of(1, 2, 3));
     const end = directoryBytesOf(bytes, bytes.length, file);
