@@ -35,14 +35,17 @@ const subjects: readonly Subject[] = [
   {
     name: fvd.name,
     driver: fvd,
-    bookkeeping: fixed(
-      'an image that never had a snapshot has no refcount table: nothing is there to switch off',
-    ),
+    bookkeeping: fixed('an image that never had a snapshot has no refcounts: there is nothing to switch off'),
   },
   {
     name: qcow2.name,
     driver: qcow2,
-    bookkeeping: fixed('its refcounts are part of the format, and this driver always keeps them'),
+    bookkeeping: {
+      switchable: true,
+      how: 'lazy_refcounts=on: refcounts are counted in memory, and written when the image is closed',
+      open: {},
+      create: { lazy_refcounts: true },
+    },
   },
   {
     name: vmdk.name,
@@ -57,18 +60,17 @@ export const formatNames: readonly string[] = subjects.map(({ name }) => name);
 /** The drivers that open what the benchmark makes. */
 export const drivers: readonly BlockDriver[] = subjects.map(({ driver }) => driver);
 
-/** The chosen formats, all of them without a choice. Throws `ERR_UNKNOWN_FORMAT`. */
+/** The chosen formats, all of them without a choice. Throws `ERR_UNKNOWN_FORMAT`, `ERR_INVALID_OPTION`. */
 export function chooseSubjects(names: readonly string[] = formatNames): readonly Subject[] {
+  const there = `there are: ${formatNames.join(', ')}`;
+  if (names.length === 0) {
+    const message = `bench: formats: none is chosen; ${there}`;
+    throw new CowlabError('ERR_INVALID_OPTION', message, { field: 'formats' });
+  }
   for (const name of names) {
     if (formatNames.includes(name)) continue;
-    throw new CowlabError(
-      'ERR_UNKNOWN_FORMAT',
-      `bench: unknown format ${name}; there are: ${formatNames.join(', ')}`,
-      {
-        field: 'formats',
-        value: name,
-      },
-    );
+    const message = `bench: formats: unknown format ${JSON.stringify(name)}; ${there}`;
+    throw new CowlabError('ERR_UNKNOWN_FORMAT', message, { field: 'formats', value: name });
   }
   return subjects.filter(({ name }) => names.includes(name));
 }

@@ -10,9 +10,9 @@ import { patternBytes } from './workload.ts';
 
 /*
  * Where the images are. A *cell* is one format at one snapshot count: a folder of its own with one image in it,
- * fully mapped, with N snapshots. A format's image is filled once and its files copied for every other N, so all
- * cells of a format start from the same bytes; nothing is written between the snapshots but what the deleted
- * ones in the middle hold. Everything lies in one temporary folder that goes away with the lab.
+ * fully mapped, with N snapshots. A format's image is filled once and its files copied for every N, so all cells of
+ * a format start from the same bytes, laid out and cached alike; nothing is written between the snapshots but what
+ * the deleted ones in the middle hold. Everything lies in one temporary folder that goes away with the lab.
  */
 
 export const IMAGE_FILE = 'disk.img';
@@ -113,23 +113,20 @@ export class Lab {
   /** The cells of one format, each with its own copy of the filled image and its snapshots. */
   async prepare(subject: Subject, profile: Profile, tick: Tick): Promise<Cell[]> {
     const counts = subject.driver.capabilities.snapshots === 'none' ? [0] : profile.snapshotCounts;
-    const filled = this.path(`${subject.name}-0`);
+    const filled = this.path(`${subject.name}-filled`);
     await createImage(subject, filled, profile.imageBytes);
     const { disk } = await openSession(subject, filled);
-    await fill(disk, 0, profile.imageBytes, (done) => tick(done / 2));
+    await fill(disk, 0, profile.imageBytes, (done) => tick(done / 4));
     await disk.close();
     const cells: Cell[] = [];
     for (const [index, snapshots] of counts.entries()) {
       const folder = this.path(`${subject.name}-${snapshots}`);
-      if (snapshots > 0) await copyFolder(filled, folder);
-      const step: Tick = (done) => tick(0.5 + (index + done) / counts.length / 2);
-      cells.push({
-        subject,
-        snapshots,
-        folder,
-        held: await takeSnapshots(subject, folder, snapshots, profile, step),
-      });
+      await copyFolder(filled, folder);
+      const step: Tick = (done) => tick(0.25 + (0.75 * (index + done)) / counts.length);
+      const held = await takeSnapshots(subject, folder, snapshots, profile, step);
+      cells.push({ subject, snapshots, folder, held });
     }
+    await this.discard(filled);
     return cells;
   }
 }
@@ -179,6 +176,15 @@ async function takeSnapshots(
   }
   await disk.close();
   return count === 1 ? ['s0'] : held;
+}
+
+/** Reads every byte, so that nobody meets a cold cache under the stopwatch: neither the page cache nor the driver's own. */
+export async function warmUp(disk: Disk): Promise<void> {
+  const target = new Uint8Array(FILL_BYTES);
+  for (let offset = 0; offset < disk.size; offset += FILL_BYTES) {
+    await disk.read(offset, target.subarray(0, Math.min(FILL_BYTES, disk.size - offset)));
+    if (offset % (64 * FILL_BYTES) === 0) await breathe();
+  }
 }
 
 /** Where the bytes go that the n-th deleted snapshot holds: places of their own as long as the disk has some. */

@@ -7,8 +7,10 @@ import { seededRandom } from './workload.ts';
 
 /*
  * Stopwatches. Machines are noisy and drift, so nothing is compared across time:
- *   interleaved  every party does one batch per round, the order turns from round to round; a comparison pairs
- *                the batches of one round, and its verdict uses the cautious end of a bootstrap interval.
+ *   interleaved  every party does one batch per round, in another order each round: whoever comes after a party
+ *                that fills the processor's caches or leaves garbage is slow, and that must not always be the
+ *                same one. A comparison pairs the batches of one round, and its verdict uses the cautious end of
+ *                a bootstrap interval.
  *   timed        one operation, a few times, with untimed preparation: tinybench.
  */
 
@@ -35,10 +37,10 @@ export function breathe(): Promise<void> {
 export async function interleaved(parties: readonly Party[], budgetMs: number): Promise<RoundTimes[]> {
   const rounds = Math.max(0, ...parties.map((party) => party.rounds));
   const states = parties.map((party) => ({ party, operations: 0, spentMs: 0, roundMicros: [] as number[] }));
+  const random = seededRandom(rounds);
   for (let round = 0; round < rounds; round++) {
-    for (let turn = 0; turn < states.length; turn++) {
-      const state = states[(turn + round) % states.length];
-      if (state === undefined || round >= state.party.rounds || state.spentMs >= budgetMs) continue;
+    for (const state of shuffled(states, random)) {
+      if (round >= state.party.rounds || state.spentMs >= budgetMs) continue;
       const started = performance.now();
       const operations = await state.party.batch(round, started + budgetMs / rounds);
       const elapsed = performance.now() - started;
@@ -49,6 +51,13 @@ export async function interleaved(parties: readonly Party[], budgetMs: number): 
     await breathe();
   }
   return states.map(({ operations, roundMicros }) => ({ operations, roundMicros }));
+}
+
+function shuffled<T>(values: readonly T[], random: () => number): T[] {
+  return values
+    .map((value) => ({ value, key: random() }))
+    .toSorted((a, b) => a.key - b.key)
+    .map(({ value }) => value);
 }
 
 /** One operation to be timed; `prepare` runs before each, untimed. */

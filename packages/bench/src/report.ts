@@ -1,7 +1,7 @@
 import { median } from './measure.ts';
 import { goalTitles } from './rules.ts';
 import type { GoalName, OverwriteRow, RequestRow, Results } from './schema.ts';
-import { number, size } from './wording.ts';
+import { duration, number, size } from './wording.ts';
 
 /*
  * The results for a terminal: what was measured, a line for each format and a column for each N; what no column
@@ -11,7 +11,7 @@ import { number, size } from './wording.ts';
 
 const COLUMN = 12;
 /** Of a metric's title and the format's name. */
-const LABEL = 44;
+const LABEL = 46;
 
 /** One metric: its number for a format at a snapshot count, undefined where there is none. */
 interface Metric {
@@ -112,34 +112,65 @@ function metrics(results: Results): Metric[] {
   ];
 }
 
+/** What no column of N fits: a small table for each scenario. */
 function others(results: Results, bold: Style): string[] {
-  const lines = [bold('Beside the columns')];
-  for (const row of results.allocations) {
-    const each = `${number(row.calls.calls / row.operations)} calls, ${number(row.calls.bytes / row.operations / 1024)} KiB`;
-    const refcount = row.calls.purposes.refcount;
-    lines.push(
-      `  empty image, ${row.format} ${row.variant}: ${each}, ${number(median(row.roundMicros))} µs per write; ` +
-        `${refcount.reads + refcount.writes} refcount I/Os in ${row.operations} writes (${row.how})`,
-    );
-  }
-  for (const row of results.histories) {
-    const each = row.milliseconds / row.snapshots;
-    lines.push(
-      `  history, ${row.format}: ${row.snapshots} × (${row.writesPerSnapshot} writes, flush, snapshot): ` +
-        `${number(each)} ms, ${number(row.calls.bytes / row.snapshots / 1024)} KiB, ` +
-        `${number(row.calls.calls / row.snapshots)} calls each time`,
-    );
-  }
-  for (const row of results.largeImages) {
-    lines.push(
-      `  ${size(row.imageBytes)} mapped, ${row.format}, N=${row.snapshots}: ${size(row.storageBytes)} of metadata on disk, ` +
-        `opens in ${number(row.openMs)} ms`,
-    );
-  }
-  for (const { scenario, format, reason } of results.omissions) {
-    lines.push(`  left out: ${scenario}, ${format}: ${reason}`);
-  }
-  return lines;
+  const { allocations, histories, largeImages, omissions, profile } = results;
+  const requestBytes = size(Number(profile.requestBytes));
+  return [
+    ...table(bold, `Random ${requestBytes} writes into an empty image without snapshots, each`, {
+      head: ['calls', 'KiB', 'µs', 'refcount I/Os', 'of writes'],
+      rows: allocations.map((row) => {
+        const { reads, writes, zeroes, discards } = row.calls.purposes.refcount;
+        const amounts = [row.calls.calls, row.calls.bytes / 1024].map((value) => value / row.operations);
+        const times = median(row.roundMicros);
+        return [
+          row.variant === 'as is' ? row.format : `${row.format} ${row.variant}`,
+          ...[...amounts, times, reads + writes + zeroes + discards, row.operations].map(number),
+        ];
+      }),
+    }),
+    ...allocations.flatMap(({ format, how }) => (format === 'raw' ? [] : [`  ${format}: ${how}`])),
+    '',
+    ...table(bold, `A long history: ${String(profile.historyWrites)} writes, flush, snapshot, …, each time`, {
+      head: ['snapshots', 'ms', 'KiB', 'calls'],
+      rows: histories.map(({ format, snapshots, milliseconds, calls }) => [
+        format,
+        String(snapshots),
+        ...[milliseconds, calls.bytes / 1024, calls.calls].map((value) => number(value / snapshots)),
+      ]),
+    }),
+    '',
+    ...table(bold, 'Everything mapped, the data holes', {
+      head: ['disk', 'snapshots', 'on disk', 'in memory', 'opens in'],
+      rows: largeImages.map((row) => [
+        row.format,
+        size(row.imageBytes),
+        String(row.snapshots),
+        size(row.storageBytes),
+        size(row.residentMetadataBytes),
+        duration(row.openMs),
+      ]),
+    }),
+    ...omissions.map(({ scenario, format, reason }) => `  left out: ${scenario}, ${format}: ${reason}`),
+  ];
+}
+
+interface Table {
+  readonly head: readonly string[];
+  /** Each begins with its label. */
+  readonly rows: readonly (readonly string[])[];
+}
+
+const WIDE = 14;
+
+function table(bold: Style, title: string, { head, rows }: Table): string[] {
+  return [
+    bold(title),
+    `${' '.repeat(LABEL - WIDE)}${head.map((name) => name.padStart(WIDE)).join('')}`,
+    ...rows.map(([label = '', ...values]) => {
+      return `  ${label.padEnd(LABEL - WIDE - 2)}${values.map((value) => value.padStart(WIDE)).join('')}`;
+    }),
+  ];
 }
 
 function goals(results: Results, bold: Style): string[] {

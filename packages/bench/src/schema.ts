@@ -52,7 +52,7 @@ export interface AllocateRow extends RequestRow {
   residentRefcountBytes: number;
 }
 
-/** One opening of a cell: what its open, its work (reads and overwrites, no snapshot operations) and its close cost. */
+/** One opening of a cell: what its open, its work (a read of everything, random reads, overwrites) and its close cost. */
 export interface SessionRow {
   format: string;
   snapshots: number;
@@ -87,7 +87,7 @@ export interface SnapshotRow {
   /** Snapshots that existed before the first of the operations. */
   snapshots: number;
   imageBytes: number;
-  /** Which snapshot is deleted: what it holds that no other does. For creates: bytes written since the last one. */
+  /** For deletes: bytes written between the snapshot and the one before it. For creates: since the last snapshot. */
   heldBytes: number;
   samplesMs: number[];
   medianMs: number;

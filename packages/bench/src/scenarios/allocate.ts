@@ -70,9 +70,9 @@ export async function measureAllocations(
   return rows;
 }
 
-/** Drivers that hold refcounts in memory say so in counters with that word in their name, in bytes. */
+/** Drivers that hold refcounts in memory say so in counters that have both words in their names. */
 function refcountBytes(counters: Readonly<Record<string, number>>): number {
   return Object.entries(counters)
-    .filter(([name]) => /refcount.*Bytes$/i.test(name))
+    .filter(([name]) => /refcount/i.test(name) && /bytes/i.test(name))
     .reduce((sum, [, bytes]) => sum + bytes, 0);
 }

@@ -5,7 +5,7 @@ import type { RequestRow } from '../schema.ts';
 import { randomOffsets } from '../workload.ts';
 import { readingParty } from './requests.ts';
 
-/** G2, G3: how fast does a disk with N snapshots answer small random reads? The first round fills the caches too. */
+/** G2, G3: how fast does a disk with N snapshots answer small random reads, when every cache is warm? */
 export async function measureReads(
   cells: readonly OpenCell[],
   profile: Profile,

@@ -1,7 +1,7 @@
-import { type Cell, type OpenCell, openSession } from '../lab.ts';
+import { type Cell, type OpenCell, openSession, warmUp } from '../lab.ts';
 import { addCalls, toCalls } from '../measure.ts';
 import type { Profile } from '../profiles.ts';
-import type { OverwriteRow, RequestRow, SessionRow } from '../schema.ts';
+import type { Calls, OverwriteRow, RequestRow, SessionRow } from '../schema.ts';
 import { measureOverwrites } from './overwrite.ts';
 import { measureReads } from './read.ts';
 
@@ -12,7 +12,8 @@ export interface RunningRows {
 }
 
 /*
- * What a running machine sees: one session per cell, all cells open at once. Open, reads (G2, G3), how much
+ * What a running machine sees: one session per cell, all cells open at once. Open, one read of everything that
+ * warms the caches (what a cold start costs is the business of open.ts), random reads (G2, G3), how much
  * metadata is in memory (G4), overwrites (G2, G3), close; and what reached the storage in each part, so that
  * nothing can hide its bookkeeping between two measurements (G1: no refcount calls between open and close).
  */
@@ -23,6 +24,11 @@ export async function measureRunning(
 ): Promise<RunningRows> {
   const open: OpenCell[] = [];
   for (const cell of cells) open.push({ cell, session: await openSession(cell.subject, cell.folder) });
+  const warming = new Map<Cell, Calls>();
+  for (const { cell, session } of open) {
+    await warmUp(session.disk);
+    warming.set(cell, toCalls(session.folder.reset()));
+  }
   const reads = await measureReads(open, profile, seed);
   const afterReads = open.map(({ session }) => session.disk.stats());
   const overwrites = await measureOverwrites(open, profile, seed + 1);
@@ -36,9 +42,8 @@ export async function measureRunning(
       format: cell.subject.name,
       snapshots: cell.snapshots,
       opening: session.opening,
-      working: [...reads, ...overwrites]
-        .filter(same)
-        .map(({ calls }) => calls)
+      working: [warming.get(cell), ...[...reads, ...overwrites].filter(same).map(({ calls }) => calls)]
+        .filter((calls) => calls !== undefined)
         .reduce(addCalls),
       closing: toCalls(session.folder.reset()),
       residentMetadataBytes: afterReads[index]?.residentMetadataBytes ?? 0,

@@ -22,7 +22,9 @@ export async function measureSnapshots(
     const common = { format: cell.subject.name, snapshots: cell.snapshots, imageBytes: disk.size };
     if (cell.snapshots > 0) {
       const { samplesMs, medianMs } = await timeDeletes(disk, cell, profile);
-      rows.push({ ...common, operation: 'delete', heldBytes: profile.heldBytes, samplesMs, medianMs });
+      // The only snapshot holds the whole disk.
+      const heldBytes = cell.snapshots === 1 ? disk.size : profile.heldBytes;
+      rows.push({ ...common, operation: 'delete', heldBytes, samplesMs, medianMs });
     }
     const dirtyBytes = profile.flushEvery * profile.requestBytes;
     const { samplesMs, medianMs } = await timeCreates(disk, profile, seed);

@@ -1,0 +1,41 @@
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, beforeAll } from 'vitest';
+import type { Profile } from '../src/profiles.ts';
+
+const KIB = 1024;
+const MIB = 1024 * KIB;
+
+/** Everything that the benchmark does, at sizes that take seconds; no budget is ever used up, so that counts repeat. */
+export const tiny: Profile = {
+  name: 'tiny',
+  imageBytes: 4 * MIB,
+  snapshotCounts: [0, 1, 3],
+  requestBytes: 4 * KIB,
+  flushEvery: 8,
+  overwriteRounds: 3,
+  readRounds: 2,
+  readBatch: 32,
+  cellBudgetMs: 1e9,
+  openRounds: 2,
+  memoryRuns: 1,
+  snapshotIterations: 2,
+  heldBytes: 256 * KIB,
+  snapshotBudgetMs: 1e9,
+  historyImageBytes: 2 * MIB,
+  historyRounds: 4,
+  historyWrites: 2,
+  historyBudgetMs: 1e9,
+  large: { imageBytes: 256 * MIB, snapshots: 4, minSnapshots: 4, buildBudgetMs: 1e9, iterations: 2 },
+};
+
+/** A scratch folder for all tests of the file that calls this; the function makes paths in it. */
+export function scratch(): (name: string) => string {
+  let folder: string;
+  beforeAll(async () => {
+    folder = await mkdtemp(join(tmpdir(), 'cowlab-bench-test-'));
+  });
+  afterAll(() => rm(folder, { recursive: true, force: true }));
+  return (name) => join(folder, name);
+}

@@ -1,0 +1,207 @@
+import { readdirSync } from 'node:fs';
+import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import {
+  type BenchProgress,
+  formatNames,
+  parseResults,
+  report,
+  type Results,
+  runBench,
+} from '../src/index.ts';
+import { scratch, tiny } from './lab.ts';
+
+const at = scratch();
+const cells = [
+  'raw 0',
+  ...formatNames.flatMap((format) => tiny.snapshotCounts.map((count) => `${format} ${count}`)),
+];
+
+/** The run that the tests below look at: the whole benchmark, every format. */
+let results: Results;
+const progress: BenchProgress[] = [];
+
+beforeAll(async () => {
+  results = await runBench({
+    profile: tiny,
+    out: at('out'),
+    seed: 7,
+    onProgress: (each) => progress.push(each),
+  });
+}, 120_000);
+
+function cellsOf(rows: readonly { readonly format: string; readonly snapshots: number }[]): string[] {
+  return rows.map(({ format, snapshots }) => `${format} ${snapshots}`);
+}
+
+function row<T extends { format: string; snapshots: number }>(
+  rows: T[],
+  format: string,
+  snapshots: number,
+): T {
+  const found = rows.find((each) => each.format === format && each.snapshots === snapshots);
+  if (found === undefined) throw new Error(`no row of ${format} at N=${snapshots}`);
+  return found;
+}
+
+describe('a run', () => {
+  it('leaves results.json, which its schema accepts', async () => {
+    const parsed = parseResults(JSON.parse(await readFile(at('out/results.json'), 'utf8')));
+    expect(parsed).toEqual(results);
+    expect(parsed).toMatchObject({ seed: 7, profile: { name: 'tiny' }, formats: formatNames });
+  });
+
+  it('says where it took place', () => {
+    const { environment } = results;
+    expect(environment).toMatchObject({
+      node: process.version,
+      platform: process.platform,
+      arch: process.arch,
+    });
+    expect(environment.fileSystem).toMatch(/^[\w. ]+$/);
+  });
+
+  it('judges every format on every goal', () => {
+    expect(results.goals.map(({ goal, format }) => `${goal} ${format}`)).toEqual(
+      ['G1', 'G2', 'G3', 'G4', 'G5', 'G6'].flatMap((goal) =>
+        formatNames.map((format) => `${goal} ${format}`),
+      ),
+    );
+    expect(report(results)).toContain('G6 deleting a snapshot is fast');
+  });
+
+  it('measures every format at every N, and raw', () => {
+    expect(cellsOf(results.reads)).toEqual(cells);
+    expect(cellsOf(results.opens)).toEqual(cells);
+    expect(cellsOf(results.sessions)).toEqual(cells);
+    for (const pass of ['first', 'steady']) {
+      expect(cellsOf(results.overwrites.filter((each) => each.pass === pass))).toEqual(cells);
+    }
+    expect(
+      results.allocations.filter(({ variant }) => variant === 'as is').map(({ format }) => format),
+    ).toEqual(['raw', ...formatNames]);
+    expect(results.histories.map(({ format, snapshots }) => [format, snapshots])).toEqual(
+      formatNames.map((format) => [format, tiny.historyRounds]),
+    );
+  });
+
+  it('asks every cell for the same number of requests', () => {
+    for (const { operations } of results.reads) expect(operations).toBe(tiny.readRounds * tiny.readBatch);
+    for (const { operations } of results.overwrites)
+      expect(operations).toBe(tiny.overwriteRounds * tiny.flushEvery);
+  });
+
+  it('times creates at every N and deletes where there is something to delete, and on the large image', () => {
+    const small = results.snapshotOperations.filter(({ imageBytes }) => imageBytes === tiny.imageBytes);
+    const large = results.snapshotOperations.filter(({ imageBytes }) => imageBytes === tiny.large.imageBytes);
+    const named = (operation: string) => small.filter((each) => each.operation === operation);
+    expect(cellsOf(named('create'))).toEqual(cells.slice(1));
+    expect(cellsOf(named('delete'))).toEqual(cells.slice(1).filter((cell) => !cell.endsWith(' 0')));
+    expect(large.map(({ operation, format, snapshots }) => `${operation} ${format} ${snapshots}`)).toEqual(
+      formatNames.flatMap((format) => [`create ${format} 4`, `delete ${format} 4`]),
+    );
+    for (const { samplesMs, medianMs } of results.snapshotOperations) {
+      expect(samplesMs.length).toBeGreaterThan(0);
+      expect(medianMs).toBeGreaterThanOrEqual(samplesMs[0]!);
+    }
+  });
+
+  it('maps the large image wholly, and writes next to nothing', () => {
+    expect(results.largeImages.map(({ format }) => format)).toEqual(formatNames);
+    for (const { storageBytes } of results.largeImages) {
+      expect(storageBytes).toBeLessThan(tiny.large.imageBytes / 8);
+    }
+  });
+
+  it('tells how far it is, from nothing to nearly everything, never backwards', () => {
+    const done = progress.map((each) => each.done);
+    expect(done[0]).toBe(0);
+    expect(done).toEqual(done.toSorted((a, b) => a - b));
+    expect(done.at(-1)).toBeGreaterThan(0.9);
+    expect(done.at(-1)).toBeLessThanOrEqual(1);
+  });
+
+  it('takes its images away', () => {
+    expect(readdirSync(at('.'))).toEqual(['out']);
+    expect(readdirSync(at('out'))).toEqual(['results.json']);
+  });
+});
+
+describe('what must be readable from the results of FVD', () => {
+  it.each(tiny.snapshotCounts)(
+    'no refcount is read or written between open and close at N=%d',
+    (snapshots) => {
+      const { reads, writes, zeroes, discards } = row(results.sessions, 'fvd', snapshots).working.purposes
+        .refcount;
+      expect({ reads, writes, zeroes, discards }).toEqual({ reads: 0, writes: 0, zeroes: 0, discards: 0 });
+    },
+  );
+
+  it.each(['steady'])('a %s overwrite costs as much at any N, in calls and bytes', (pass) => {
+    const rows = results.overwrites.filter((each) => each.pass === pass);
+    const before = row(rows, 'fvd', 0);
+    for (const snapshots of [1, 3]) {
+      const after = row(rows, 'fvd', snapshots);
+      expect(after.operations).toBe(before.operations);
+      expect(after.calls.calls / before.calls.calls).toBeLessThan(1.1);
+      expect(after.calls.bytes / before.calls.bytes).toBeLessThan(1.1);
+    }
+  });
+});
+
+it('two runs with one seed issue the same storage calls', async () => {
+  const run = async (): Promise<unknown> => {
+    const { reads, overwrites, allocations } = await runBench({ profile: tiny, formats: ['fvd'], seed: 1 });
+    return [...reads, ...overwrites, ...allocations].map(({ format, snapshots, calls }) => {
+      return { format, snapshots, calls };
+    });
+  };
+  expect(await run()).toEqual(await run());
+});
+
+describe('the chosen formats', () => {
+  it('run alone, beside raw', async () => {
+    const { formats, reads } = await runBench({ profile: tiny, formats: ['vmdk'] });
+    expect(formats).toEqual(['vmdk']);
+    expect(new Set(reads.map(({ format }) => format))).toEqual(new Set(['raw', 'vmdk']));
+  });
+});
+
+describe('a run that cannot be', () => {
+  let folder: string;
+  beforeAll(async () => {
+    folder = await mkdtemp(join(tmpdir(), 'cowlab-bench-test-'));
+    await writeFile(join(folder, 'a file'), '');
+  });
+  afterAll(() => rm(folder, { recursive: true, force: true }));
+
+  it.each([
+    [
+      'of an unknown format',
+      { profile: tiny, formats: ['vdi'] },
+      'ERR_UNKNOWN_FORMAT',
+      'unknown format "vdi"; there are: fvd',
+    ],
+    ['of no format', { profile: tiny, formats: [] }, 'ERR_INVALID_OPTION', 'formats'],
+    ['with half a seed', { profile: tiny, seed: 0.5 }, 'ERR_INVALID_OPTION', 'seed 0.5'],
+    ['with a seed past 32 bits', { profile: tiny, seed: 2 ** 32 }, 'ERR_INVALID_OPTION', 'seed'],
+    [
+      'on images larger than the device',
+      { profile: { ...tiny, imageBytes: 2 ** 60 } },
+      'ERR_NO_SPACE',
+      'GiB are needed',
+    ],
+  ])('%s is refused before anything is made', async (_, options, code, words) => {
+    await expect(runBench(options)).rejects.toMatchObject({ code, message: expect.stringContaining(words) });
+  });
+
+  it('for lack of a place for its results fails before it measures, and names the place', async () => {
+    const out = join(folder, 'a file', 'out');
+    const progressed: BenchProgress[] = [];
+    const run = runBench({ profile: tiny, out, onProgress: (each) => progressed.push(each) });
+    await expect(run).rejects.toMatchObject({ message: expect.stringContaining(out) });
+    expect(progressed).toEqual([]);
+  });
+});

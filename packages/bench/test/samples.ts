@@ -1,0 +1,130 @@
+import type {
+  Calls,
+  OverwriteRow,
+  ProcessMemoryRow,
+  RequestRow,
+  Results,
+  SessionRow,
+  SnapshotRow,
+} from '../src/schema.ts';
+import { RESULTS_VERSION } from '../src/schema.ts';
+
+/* Results that nobody measured, for the rules and the report: everything equal, until a test changes one number. */
+
+export const FORMATS = ['fvd', 'qcow2', 'vmdk'] as const;
+export const COUNTS = [0, 1, 1000] as const;
+
+const MIB = 2 ** 20;
+
+function noCalls(): Calls {
+  const none = { reads: 0, readBytes: 0, writes: 0, writtenBytes: 0, zeroes: 0, discards: 0 };
+  const purposes = {
+    data: { ...none },
+    header: { ...none },
+    mapping: { ...none },
+    journal: { ...none },
+    refcount: { ...none },
+    snapshot: { ...none },
+  };
+  return { calls: 0, bytes: 0, flushes: 0, folderCalls: 0, purposes };
+}
+
+/** Calls that move 4 KiB each, none of them for refcounts. */
+export function someCalls(calls: number): Calls {
+  const some = noCalls();
+  some.calls = calls;
+  some.bytes = calls * 4096;
+  some.purposes.data.reads = calls;
+  some.purposes.data.readBytes = calls * 4096;
+  return some;
+}
+
+function requests(format: string, snapshots: number): RequestRow {
+  const roundMicros = Array.from({ length: 20 }, () => 5);
+  return { format, snapshots, operations: 1000, roundMicros, calls: someCalls(1000) };
+}
+
+function session(format: string, snapshots: number): SessionRow {
+  return {
+    format,
+    snapshots,
+    opening: someCalls(3),
+    working: someCalls(3000),
+    closing: someCalls(1),
+    residentMetadataBytes: 65_536,
+    residentAfterOverwritesBytes: 65_536,
+    counters: { residentMetadataBytes: 65_536 },
+  };
+}
+
+function operation(kind: SnapshotRow['operation'], format: string, snapshots: number): SnapshotRow {
+  const common = { operation: kind, format, snapshots, imageBytes: 64 * MIB, heldBytes: 4 * MIB };
+  return { ...common, samplesMs: [4, 5, 6], medianMs: 5 };
+}
+
+/** Every format as good as can be, at every N. */
+export function idealResults(): Results {
+  const cells = FORMATS.flatMap((format) => COUNTS.map((snapshots) => ({ format, snapshots })));
+  const withRaw = [{ format: 'raw', snapshots: 0 }, ...cells];
+  const rows = <T>(make: (format: string, snapshots: number) => T, of = withRaw): T[] =>
+    of.map(({ format, snapshots }) => make(format, snapshots));
+  const pass = (which: OverwriteRow['pass']): OverwriteRow[] =>
+    rows((format, snapshots) => ({ ...requests(format, snapshots), pass: which, flushEvery: 64 }));
+  return {
+    schema: 'cowlab-bench-results',
+    version: RESULTS_VERSION,
+    environment: {
+      node: 'v20.19.0',
+      platform: 'linux',
+      arch: 'x64',
+      kernel: '6.1.0',
+      cpu: 'Some Processor',
+      cores: 2,
+      memoryBytes: 2 ** 34,
+      fileSystem: 'ext4',
+      date: '2026-11-24T12:00:00.000Z',
+    },
+    seed: 1,
+    profile: { name: 'sample', imageBytes: 64 * MIB, requestBytes: 4096, historyWrites: 4 },
+    formats: [...FORMATS],
+    durationSeconds: 12.5,
+    goals: [],
+    reads: rows(requests),
+    overwrites: [...pass('first'), ...pass('steady')],
+    allocations: ['raw', ...FORMATS].map((format) => ({
+      ...requests(format, 0),
+      variant: 'as is' as const,
+      how: 'default options',
+      residentRefcountBytes: 0,
+    })),
+    sessions: rows(session),
+    opens: rows((format, snapshots) => ({ format, snapshots, milliseconds: [1, 2, 3] })),
+    processMemory: rows(
+      (format, snapshots): ProcessMemoryRow => ({ format, snapshots, rssBytes: [60 * MIB] }),
+    ),
+    snapshotOperations: [
+      ...rows((format, snapshots) => operation('create', format, snapshots), cells),
+      ...rows(
+        (format, snapshots) => operation('delete', format, snapshots),
+        cells.filter(({ snapshots }) => snapshots > 0),
+      ),
+    ],
+    largeImages: FORMATS.map((format) => ({
+      format,
+      imageBytes: 2 ** 40,
+      snapshots: 100,
+      storageBytes: 8 * MIB,
+      openMs: 12,
+      residentMetadataBytes: 4 * MIB,
+    })),
+    histories: FORMATS.map((format) => ({
+      format,
+      snapshots: 100,
+      writesPerSnapshot: 4,
+      milliseconds: 321,
+      calls: someCalls(1600),
+      residentMetadataBytes: 70_000,
+    })),
+    omissions: [],
+  };
+}
