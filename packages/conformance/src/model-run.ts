@@ -14,6 +14,7 @@ import type { Twin } from './twin.ts';
 export type ModelCommand =
   | { readonly do: 'write' | 'writeZeroes' | 'discard' | 'read'; readonly at: Spot; readonly length: Spot }
   | { readonly do: 'flush' | 'reopen' | 'check' | 'snapshot' }
+  | { readonly do: 'resize'; readonly length: Spot }
   | { readonly do: 'delete' | 'apply' | 'open'; readonly which: number };
 
 /** `quarters` of a stride, and `bytes` more or less. */
@@ -49,6 +50,9 @@ function commandsFor(capabilities: Capabilities): fc.Arbitrary<ModelCommand[]> {
     { weight: 2, arbitrary: fc.record({ do: fc.constant('read' as const), ...range }) },
     { weight: 1, arbitrary: fc.record({ do: fc.constantFrom('flush' as const, 'reopen', 'check') }) },
   ];
+  const resize: fc.WeightedArbitrary<ModelCommand>[] = [
+    { weight: 1, arbitrary: fc.record({ do: fc.constant('resize' as const), length: spot(6 * strides) }) },
+  ];
   const snapshots: fc.WeightedArbitrary<ModelCommand>[] = [
     { weight: 3, arbitrary: fc.record({ do: fc.constant('snapshot' as const) }) },
     {
@@ -56,7 +60,11 @@ function commandsFor(capabilities: Capabilities): fc.Arbitrary<ModelCommand[]> {
       arbitrary: fc.record({ do: fc.constantFrom('delete' as const, 'apply', 'open'), ...which }),
     },
   ];
-  const all = hasSnapshots(capabilities) ? [...plain, ...snapshots] : plain;
+  const all = [
+    ...plain,
+    ...(capabilities.resize === 'none' ? [] : resize),
+    ...(hasSnapshots(capabilities) ? snapshots : []),
+  ];
   return fc.array(fc.oneof(...all), { minLength: 1, maxLength: maxCommands, size: 'max' });
 }
 
@@ -85,6 +93,8 @@ class ModelRun {
       case 'discard':
       case 'read':
         return this.#onRange(command.do, rangeOf(this.#twin, this.#lab.stride, command.at, command.length));
+      case 'resize':
+        return this.#resize(command.length);
       case 'flush':
         return this.#twin.disk.flush();
       case 'reopen':
@@ -106,6 +116,17 @@ class ModelRun {
       case 'open':
         return this.#onSnapshot(command.do, command.which);
     }
+  }
+
+  /** Only while there are no snapshots: a format may refuse then, and a judge may not read those of another size. */
+  async #resize({ quarters, bytes }: Spot): Promise<void> {
+    const twin = this.#twin;
+    const { capabilities, stride } = this.#lab;
+    const wanted = Math.max(1, (quarters * stride) / 4 + bytes);
+    const size = Math.ceil(wanted / capabilities.sizeMultiple) * capabilities.sizeMultiple;
+    if (twin.model.snapshots.size > 0 || (size < twin.size && capabilities.resize === 'grow')) return;
+    await twin.resize(size);
+    await twin.verify(`after a resize to ${size}`);
   }
 
   async #onRange(

@@ -59,6 +59,11 @@ export class Twin {
     this.model.discard(offset, length);
   }
 
+  async resize(size: number): Promise<void> {
+    await this.disk.resize(size);
+    this.model.resize(size);
+  }
+
   /** Every byte becomes a new one. */
   async fill(): Promise<void> {
     await this.write(0, this.size);

@@ -255,7 +255,7 @@ const defects: readonly Defect[] = [
       unless(({ method }) => method === 'truncate'),
     ),
     group: 'resize',
-    model: false,
+    model: true,
   },
   {
     name: 'applies another snapshot than it is told',

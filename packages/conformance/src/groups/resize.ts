@@ -10,8 +10,7 @@ const scenarios: readonly Scenario[] = [
       const twin = await lab.twin();
       await twin.fill();
       for (const size of [lab.size(7), 40 * lab.stride]) {
-        await twin.disk.resize(size);
-        twin.model.resize(size);
+        await twin.resize(size);
         assert.equal(twin.disk.size, size);
         await twin.verify(`after growing to ${size}`);
         await twin.write(size - 700, 700);
@@ -54,8 +53,7 @@ const scenarios: readonly Scenario[] = [
       const twin = await lab.twin();
       await twin.fill();
       for (const size of [lab.size(3), lab.size(2), lab.size(6), lab.stride, lab.size(4)]) {
-        await twin.disk.resize(size);
-        twin.model.resize(size);
+        await twin.resize(size);
         await twin.verify(`after a resize to ${size}`);
       }
       await twin.reopen();
