@@ -88,13 +88,23 @@ export async function inPlaceOf(file: string, force: boolean, make: () => Promis
   if (replaced && !force) {
     throw new CowlabError('ERR_EXISTS', `${file}: exists already; --force replaces it`, { file });
   }
+  try {
+    await (replaced ? replacing(folder, name, make) : make());
+  } catch (error) {
+    throw underPath(error, file, name);
+  }
+}
+
+async function replacing(folder: FileFolder, name: string, make: () => Promise<void>): Promise<void> {
+  // Directories and devices do not open, and are not ours to set aside.
+  await (await folder.open(name, { readOnly: true })).close();
   const aside = `.${name}.replaced-${process.pid}`;
-  if (replaced) await folder.rename(name, aside);
+  await folder.rename(name, aside);
   try {
     await make();
   } catch (error) {
-    if (replaced) await folder.rename(aside, name);
-    throw underPath(error, file, name);
+    await folder.rename(aside, name);
+    throw error;
   }
-  if (replaced) await folder.remove(aside);
+  await folder.remove(aside);
 }

@@ -43,6 +43,14 @@ describe.each(formats)('create -f %s', (format) => {
     expect(await readdir(dirname(file))).toEqual(['disk.img']);
   });
 
+  it('does not replace what is no file, even with --force', async () => {
+    await mkdir(at('folder'));
+    const { status, stderr } = await cowlab('create', '--force', '-f', format, at('folder'), '1M');
+    expect(status).toBe(1);
+    expect(stderr).toBe(`cowlab: ${at('folder')}: not a regular file\n`);
+    expect(await readdir(dirname(at('folder')))).toEqual(['folder']);
+  });
+
   it('leaves nothing behind, and the old file as it was, when it fails', async () => {
     const file = at('disk.img');
     expect((await cowlab('create', '-f', format, file, '0')).stderr).toContain(`${file}: size: 0 is not`);
