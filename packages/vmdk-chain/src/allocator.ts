@@ -1,5 +1,5 @@
 import { CowlabError, roundUp, type Storage } from '@cowlab/core';
-import { MAX_SECTORS, SECTOR } from './layout.ts';
+import { MAX_SECTORS, SECTOR, type SparseHeader } from './layout.ts';
 
 /*
  * Where new grains go: behind everything else in the file, as VMware and QEMU do. The format has no free map,
@@ -25,11 +25,15 @@ export class GrainAllocator {
   /** Nothing from here on was ever handed out. */
   #untouched: number;
 
-  constructor(file: string, storage: Storage, grainBytes: number) {
+  constructor(file: string, storage: Storage, { grainBytes, overheadBytes }: SparseHeader) {
     this.#file = file;
     this.#storage = storage;
     this.#grainSectors = grainBytes / SECTOR;
-    this.#next = roundUp(storage.size(), grainBytes) / SECTOR;
+    // The last grain may be there in part only. Grains lie in step with the file's start or, by others' hand,
+    // with the end of its metadata; behind the later of the two ends nothing is in use.
+    const grains = Math.max(0, storage.size() - overheadBytes);
+    const end = Math.max(roundUp(storage.size(), grainBytes), overheadBytes + roundUp(grains, grainBytes));
+    this.#next = end / SECTOR;
     this.#untouched = this.#next;
   }
 
@@ -58,9 +62,20 @@ export class GrainAllocator {
   giveBack(sector: number, count: number): void {
     if (sector + count * this.#grainSectors === this.#next) {
       this.#next = sector;
+      this.#stepOverReturned();
       return;
     }
     for (let i = 0; i < count; i++) this.#returned.push(sector + i * this.#grainSectors);
+  }
+
+  /** Grains that came back earlier and are the last ones now need no list. */
+  #stepOverReturned(): void {
+    for (;;) {
+      const at = this.#returned.indexOf(this.#next - this.#grainSectors);
+      if (at === -1) return;
+      this.#returned.splice(at, 1);
+      this.#next -= this.#grainSectors;
+    }
   }
 
   /** Cuts off what a failed write has left behind the last grain. */

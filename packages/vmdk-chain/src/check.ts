@@ -1,20 +1,46 @@
 import { type CheckOptions, type CheckReport, type Finding, isCowlabError, viewOf } from '@cowlab/core';
 import type { SparseExtent } from './extent.ts';
 import type { VmdkImage } from './image.ts';
-import { GRAIN_TABLE_BYTES, GRAIN_TABLE_ENTRIES, SECTOR, ZEROED_GRAIN } from './layout.ts';
+import {
+  GRAIN_TABLE_BYTES,
+  GRAIN_TABLE_ENTRIES,
+  GRAIN_TABLE_SECTORS,
+  SECTOR,
+  ZEROED_GRAIN,
+} from './layout.ts';
 import { assertNotAborted } from './merge.ts';
 
 /*
- * The check of a whole chain, file by file from the top. For each file: every grain inside the file and behind
- * the metadata, no two grains on one another, both copies of directories and tables alike, the CID of the parent
- * as the descriptor has it; and every file that the snapshot directory lists is there. What lies between the
- * grains and belongs to none of them is a leak: a grain that was written, but whose entry power cut off.
+ * The check of a whole chain, file by file from the top. For each file: header, descriptor, directories and tables
+ * apart from each other; every grain inside the file and behind the metadata, no two grains on one another; both
+ * copies of directories and tables alike; the extent's size and the CID of the parent as the descriptor has them;
+ * and every file that the snapshot directory lists is there. What lies between the grains and belongs to none of
+ * them is a leak: a grain that was written, but whose entry power cut off.
  *
  * Second copies that are behind the first are counted as leaks too, not as corruption: power may fail between
  * the two, the first copy is the one that counts, and the next write to the table makes them alike.
  */
 
 const MAX_FINDINGS = 1000;
+
+/** Sector numbers in the order they come, 4 bytes each: a disk may have some millions of grains. */
+class SectorList {
+  #values = new Uint32Array(1024);
+  #length = 0;
+
+  push(sector: number): void {
+    if (this.#length === this.#values.length) {
+      const larger = new Uint32Array(2 * this.#length);
+      larger.set(this.#values);
+      this.#values = larger;
+    }
+    this.#values[this.#length++] = sector;
+  }
+
+  sorted(): Uint32Array {
+    return this.#values.subarray(0, this.#length).toSorted();
+  }
+}
 
 class Report {
   corruptions = 0;
@@ -58,8 +84,9 @@ export async function checkChain(top: VmdkImage, options: CheckOptions): Promise
       options.onProgress?.({ done, total });
     });
     own ??= usage;
+    checkStructures(image.extent, usage, report);
     checkPlaces(image.extent, usage, report);
-    checkLink(image, report);
+    checkDescriptor(image, report);
   }
   await checkFiles(top, report);
   const { grainBytes, overheadBytes } = top.extent.header;
@@ -80,9 +107,8 @@ async function readUsage(extent: SparseExtent, report: Report, onTable: () => vo
   const { redundantDirectoryOffset } = header;
   const second =
     redundantDirectoryOffset === undefined ? undefined : await readSecond(extent, redundantDirectoryOffset);
-  const grains: number[] = [];
-  const places: number[] = [];
-  const seen = new Set<number>();
+  const grains = new SectorList();
+  const places = new SectorList();
   const bytes = new Uint8Array(GRAIN_TABLE_BYTES);
   const copy = new Uint8Array(GRAIN_TABLE_BYTES);
   for (const [index, sector] of tables.directory.entries()) {
@@ -92,27 +118,21 @@ async function readUsage(extent: SparseExtent, report: Report, onTable: () => vo
       report.add('corruption', file, 'grain directory', `the copies disagree about table ${index}`);
     }
     if (sector === 0) continue;
-    if (seen.has(sector) || seen.has(twin) || sector === twin) {
-      report.add('corruption', file, 'grain directory', `table ${index} is used twice`, sector * SECTOR);
-      continue;
-    }
-    seen.add(sector);
     places.push(sector);
     await storage.read(sector * SECTOR, bytes, 'mapping');
     readTable(extent, index, bytes, grains, report);
     if (twin === 0) continue;
-    seen.add(twin);
-    places.push(twin);
     if (twin * SECTOR + GRAIN_TABLE_BYTES > storage.size()) {
       report.add('corruption', file, 'redundant grain directory', `table ${index} lies outside the file`);
       continue;
     }
+    places.push(twin);
     await storage.read(twin * SECTOR, copy, 'mapping');
     if (copy.some((byte, i) => byte !== bytes[i])) {
       report.add('leak', file, 'redundant grain table', `copy of table ${index} is behind`, twin * SECTOR);
     }
   }
-  return { grains: Uint32Array.from(grains).toSorted(), tables: Uint32Array.from(places).toSorted() };
+  return { grains: grains.sorted(), tables: places.sorted() };
 }
 
 async function readSecond(extent: SparseExtent, offset: number): Promise<Uint32Array> {
@@ -126,7 +146,7 @@ function readTable(
   extent: SparseExtent,
   index: number,
   bytes: Uint8Array,
-  grains: number[],
+  grains: SectorList,
   report: Report,
 ): void {
   const { header, storage, file } = extent;
@@ -147,6 +167,36 @@ function readTable(
             : undefined;
     if (problem === undefined) grains.push(sector);
     else report.add('corruption', file, 'grain table', `grain ${first + i} ${problem}`, at);
+  }
+}
+
+/** What a write to one structure would change of another. */
+function checkStructures(extent: SparseExtent, { tables }: Usage, report: Report): void {
+  const { file, header } = extent;
+  const directoryBytes = header.tableCount * 4;
+  const fixed: [string, number | undefined, number][] = [
+    ['header', 0, SECTOR],
+    ['descriptor', header.descriptorOffset, header.descriptorBytes],
+    ['grain directory', header.directoryOffset, directoryBytes],
+    ['redundant grain directory', header.redundantDirectoryOffset, directoryBytes],
+  ];
+  const placed = fixed.flatMap(([name, at, bytes]) =>
+    at === undefined ? [] : [{ name, at, end: at + bytes }],
+  );
+  placed.sort((a, b) => a.at - b.at);
+  for (const [i, one] of placed.entries()) {
+    const before = placed[i - 1];
+    if (before !== undefined && one.at < before.end) {
+      report.add('corruption', file, one.name, `lies on the ${before.name}`, one.at);
+    }
+  }
+  for (const [i, sector] of tables.entries()) {
+    const at = sector * SECTOR;
+    const under = placed.find((one) => at < one.end && at + GRAIN_TABLE_BYTES > one.at);
+    if (under !== undefined) report.add('corruption', file, 'grain table', `lies on the ${under.name}`, at);
+    if (i > 0 && sector - tables[i - 1]! < GRAIN_TABLE_SECTORS) {
+      report.add('corruption', file, 'grain table', 'lies on another grain table', at);
+    }
   }
 }
 
@@ -180,8 +230,13 @@ function checkPlaces(extent: SparseExtent, usage: Usage, report: Report): void {
   pass(Math.ceil(storage.size() / SECTOR));
 }
 
-function checkLink(image: VmdkImage, report: Report): void {
+function checkDescriptor(image: VmdkImage, report: Report): void {
   const { parent, extent } = image;
+  const sectors = extent.header.size / SECTOR;
+  if (extent.extentSectors !== sectors) {
+    const problem = `extent of ${extent.extentSectors} sectors, where the header has ${sectors}`;
+    report.add('corruption', extent.file, 'descriptor', problem);
+  }
   if (parent !== undefined && parent.extent.cid !== extent.parentCid) {
     report.add('corruption', extent.file, 'descriptor', `parentCID is not the CID of ${parent.file}`);
   }

@@ -6,22 +6,26 @@ import { SECTOR } from './layout.ts';
  * zeros to the room that the header gives it. A line is empty, a comment, `key=value` (quotes around texts,
  * keys without regard to case) or an extent: `RW 204800 SPARSE "disk.vmdk"`.
  *
- * Lines are kept as they are read, unknown ones too; a change replaces one line. What changes in the life of an
- * image (CID, parentCID, parentFileNameHint, the extent's name) comes first, and is kept inside the first 512
- * bytes: a comment fills that sector up where the text is longer. So every change is one sector's write, and
- * a power cut leaves the old descriptor or the new one.
+ * Lines are kept as they are read, unknown ones and their line breaks too; a change replaces one line. What changes
+ * in the life of an image (CID, parentCID, parentFileNameHint, the extent's name) comes first, and is kept inside
+ * the first 512 bytes: where the text is longer, a comment fills that sector up from the first change on that moves
+ * lines. So every change is one sector's write, and a power cut leaves the old descriptor or the new one.
  */
 
 /** The CID of "no parent". */
 export const NO_PARENT = 0xffffffff;
 const EXTENT_LINE = /^(RW|RDONLY|NOACCESS)\s+(\d+)\s+([A-Z0-9]+)(?:\s+"([^"]*)")?(?:\s+(\d+))?\s*$/i;
-const ENTRY_LINE = /^\s*([^#=\s][^=]*?)\s*=\s*(?:"(.*)"|(.*?))\s*$/;
 const FILLER = /^#{2,}$/;
 
 export interface ExtentLine {
   readonly sectors: number;
   readonly type: string;
   readonly fileName: string | undefined;
+}
+
+interface TextForm {
+  readonly encoding: 'utf8' | 'latin1';
+  readonly lineBreak: '\n' | '\r\n';
 }
 
 export interface NewDescriptor {
@@ -33,6 +37,16 @@ export interface NewDescriptor {
   /** Guest bytes. */
   readonly size: number;
   readonly adapterType: string;
+}
+
+/** A line `key = value` or `key = "value"`; undefined for any other. In time that grows with the line's length only. */
+export function entryOf(line: string): { readonly key: string; readonly value: string } | undefined {
+  const at = line.indexOf('=');
+  const key = line.slice(0, Math.max(0, at)).trim();
+  if (key === '' || key.startsWith('#')) return undefined;
+  const value = line.slice(at + 1).trim();
+  const quoted = value.length >= 2 && value.startsWith('"') && value.endsWith('"');
+  return { key, value: quoted ? value.slice(1, -1) : value };
 }
 
 function hex(cid: number): string {
@@ -60,11 +74,14 @@ export function newCid(): number {
 
 export class Descriptor {
   readonly #lines: string[];
-  readonly #encoding: 'utf8' | 'latin1';
+  readonly #form: TextForm;
+  /** The first sector is filled up, so that what lies behind it stays where it is. */
+  #filled: boolean;
 
-  private constructor(lines: string[], encoding: 'utf8' | 'latin1') {
+  private constructor(lines: string[], form: TextForm, filled: boolean) {
     this.#lines = lines;
-    this.#encoding = encoding;
+    this.#form = form;
+    this.#filled = filled;
   }
 
   static create(fields: NewDescriptor): Descriptor {
@@ -91,7 +108,7 @@ export class Descriptor {
       'ddb.geometry.sectors = "63"',
       `ddb.adapterType = "${fields.adapterType}"`,
     ];
-    return new Descriptor(lines, 'utf8');
+    return new Descriptor(lines, { encoding: 'utf8', lineBreak: '\n' }, true);
   }
 
   /** Reads a descriptor; the text ends at the first zero byte. Texts that are not UTF-8 are kept byte for byte. */
@@ -108,18 +125,19 @@ export class Descriptor {
     }
     const lines = decoded.split(/\r?\n/);
     if (lines.at(-1) === '') lines.pop();
-    return new Descriptor(lines, encoding);
+    const lineBreak = decoded.includes('\r\n') ? '\r\n' : '\n';
+    const filled = lines.some((line) => FILLER.test(line));
+    return new Descriptor(lines, { encoding, lineBreak }, filled);
   }
 
   clone(): Descriptor {
-    return new Descriptor([...this.#lines], this.#encoding);
+    return new Descriptor([...this.#lines], this.#form, this.#filled);
   }
 
   /** The value of the first line with this key, without its quotes. */
   get(key: string): string | undefined {
     const line = this.#lines[this.#find(key)];
-    const match = line === undefined ? null : ENTRY_LINE.exec(line);
-    return match === null ? undefined : (match[2] ?? match[3]);
+    return line === undefined ? undefined : entryOf(line)?.value;
   }
 
   /** A content id. Throws `ERR_CORRUPT` when it is missing or not hexadecimal. */
@@ -149,6 +167,7 @@ export class Descriptor {
 
   /** Names another parent, or none. */
   setParent(cid: number, hint: string | undefined): void {
+    this.#filled = true;
     this.#replace('parentCID', `parentCID=${hex(cid)}`, 1 + this.#find('CID'));
     const at = this.#find('parentFileNameHint');
     if (hint !== undefined) {
@@ -164,6 +183,7 @@ export class Descriptor {
 
   /** Names the file that the one extent lies in. */
   setExtentName(name: string): void {
+    this.#filled = true;
     const at = this.#lines.findIndex((line) => EXTENT_LINE.test(line));
     const line = this.#lines[at];
     if (line !== undefined) this.#lines[at] = line.replace(/"[^"]*"/, () => `"${quotable(name)}"`);
@@ -173,23 +193,24 @@ export class Descriptor {
   encode(): Uint8Array {
     const lines = this.#lines.filter((line) => !FILLER.test(line));
     const whole = this.#encodeLines(lines);
-    if (whole.length <= SECTOR) return whole;
+    if (whole.length <= SECTOR || !this.#filled) return whole;
     const cut = 1 + lines.findLastIndex((line) => EXTENT_LINE.test(line));
     const head = this.#encodeLines(lines.slice(0, cut));
-    const spare = SECTOR - head.length;
-    // A comment needs its sign twice (so that it is known again) and a line break.
-    if (cut === 0 || spare < 3) return whole;
-    const filler = '#'.repeat(spare - 1);
+    const spare = SECTOR - head.length - this.#form.lineBreak.length;
+    // A comment needs its sign twice, so that it is known again.
+    if (cut === 0 || spare < 2) return whole;
+    const filler = '#'.repeat(spare);
     return this.#encodeLines([...lines.slice(0, cut), filler, ...lines.slice(cut)]);
   }
 
   #encodeLines(lines: readonly string[]): Uint8Array {
-    return new Uint8Array(Buffer.from(lines.map((line) => `${line}\n`).join(''), this.#encoding));
+    const { encoding, lineBreak } = this.#form;
+    return new Uint8Array(Buffer.from(lines.map((line) => line + lineBreak).join(''), encoding));
   }
 
   #find(key: string): number {
     const wanted = key.toLowerCase();
-    return this.#lines.findIndex((line) => ENTRY_LINE.exec(line)?.[1]?.toLowerCase() === wanted);
+    return this.#lines.findIndex((line) => entryOf(line)?.key.toLowerCase() === wanted);
   }
 
   #replace(key: string, line: string, insertAt: number): void {

@@ -64,7 +64,7 @@ export class SparseExtent {
     this.header = parts.header;
     this.tables = parts.tables;
     this.#descriptor = parts.descriptor;
-    this.grains = new GrainAllocator(parts.file, parts.storage, parts.header.grainBytes);
+    this.grains = new GrainAllocator(parts.file, parts.storage, parts.header);
   }
 
   /** Opens and validates a file. Throws `ERR_NOT_FOUND`, `ERR_CORRUPT`, `ERR_UNSUPPORTED`; modifies nothing. */
@@ -167,6 +167,11 @@ export class SparseExtent {
     return this.#descriptor.extents[0]?.fileName;
   }
 
+  /** The disk's size as the descriptor has it. */
+  get extentSectors(): number | undefined {
+    return this.#descriptor.extents[0]?.sectors;
+  }
+
   /** Puts a new file name into the extent's own line, durably. */
   rename(extentName: string): Promise<void> {
     return this.#changeDescriptor((next) => next.setExtentName(extentName));
@@ -213,7 +218,11 @@ export class SparseExtent {
     }
   }
 
-  /** Writes the sectors of the descriptor that change; one, unless the text is laid out as by others. */
+  /**
+   * Writes the sectors of the descriptor that change: one, unless the text is laid out as by others. Then the first
+   * sector comes last, on its own: until it is there the old one is followed by lines that it has already, and of
+   * two lines with one key the first counts.
+   */
   async #changeDescriptor(change: (next: Descriptor) => void): Promise<void> {
     const next = this.#descriptor.clone();
     change(next);
@@ -221,11 +230,13 @@ export class SparseExtent {
     const wanted = padded(this.#file, next, descriptorBytes);
     const current = new Uint8Array(descriptorBytes);
     await this.storage.read(descriptorOffset, current, 'header');
-    for (let at = 0; at < descriptorBytes; at += SECTOR) {
+    let written = 0;
+    for (let at = descriptorBytes - SECTOR; at >= 0; at -= SECTOR) {
       const sector = wanted.subarray(at, at + SECTOR);
-      if (sector.some((byte, i) => byte !== current[at + i])) {
-        await this.storage.write(descriptorOffset + at, sector, 'header');
-      }
+      if (sector.every((byte, i) => byte === current[at + i])) continue;
+      if (at === 0 && written > 0) await this.storage.flush();
+      await this.storage.write(descriptorOffset + at, sector, 'header');
+      written++;
     }
     await this.storage.flush();
     this.#descriptor = next;
@@ -275,7 +286,7 @@ async function readHeader(file: string, storage: Storage, readOnly: boolean): Pr
   }
   if (storage.size() < SECTOR) throw corrupt(file, 'header', 'file ends inside the header');
   const header = decodeHeader(file, bytes, storage.size());
-  if (header.version === 3 && !readOnly) {
+  if (header.version === 3 && !readOnly && !header.streamOptimized) {
     // Version 3 may have a changed-block map beside it, which a writer would have to keep.
     throw unsupported(file, 'header.version', '3 can only be opened read-only', { value: 3 });
   }
@@ -285,10 +296,12 @@ async function readHeader(file: string, storage: Storage, readOnly: boolean): Pr
 async function unsupportedDescriptorFile(file: string, storage: Storage): Promise<Error> {
   const bytes = new Uint8Array(Math.min(storage.size(), 64 * 1024));
   await storage.read(0, bytes, 'header');
-  const createType = Descriptor.parse(bytes).get('createType') ?? 'missing';
-  return unsupported(file, 'descriptor.createType', `${createType}: the only one is monolithicSparse`, {
-    value: createType,
-  });
+  return unsupportedType(file, Descriptor.parse(bytes).get('createType') ?? 'missing');
+}
+
+function unsupportedType(file: string, createType: string): Error {
+  const problem = `${createType} disks are not supported, only monolithicSparse ones`;
+  return unsupported(file, 'descriptor.createType', problem, { value: createType });
 }
 
 async function readDescriptor(file: string, storage: Storage, header: SparseHeader): Promise<Descriptor> {
@@ -297,10 +310,9 @@ async function readDescriptor(file: string, storage: Storage, header: SparseHead
   const descriptor = Descriptor.parse(bytes);
   const createType = descriptor.get('createType');
   if (createType === undefined) throw corrupt(file, 'descriptor.createType', 'is missing');
-  if (createType !== 'monolithicSparse' || header.streamOptimized) {
-    throw unsupported(file, 'descriptor.createType', `${createType}: the only one is monolithicSparse`, {
-      value: createType,
-    });
+  if (createType !== 'monolithicSparse') throw unsupportedType(file, createType);
+  if (header.streamOptimized) {
+    throw unsupported(file, 'header.flags', 'compressed grains or markers are not supported');
   }
   const { extents } = descriptor;
   if (extents.length !== 1 || extents[0]?.type !== 'SPARSE') {

@@ -1,4 +1,5 @@
 import {
+  allocatedBytes,
   type Awaitable,
   type Backing,
   type BlockDriver,
@@ -178,7 +179,7 @@ export class VmdkImage implements DriverImage {
       unitBytes: this.unitBytes,
       ...(hint !== undefined && { backing: { file: hint, format: 'vmdk' } }),
       files: [extent.file, ...snapshots],
-      storageBytes: await allocatedBytes(extent),
+      storageBytes: await this.#bytesOf(snapshots),
       details: {
         'create type': 'monolithicSparse',
         version,
@@ -307,23 +308,27 @@ export class VmdkImage implements DriverImage {
     return count;
   }
 
+  /** What the disk's file and the given ones take on their medium; a file that is gone takes nothing. */
+  async #bytesOf(files: readonly string[]): Promise<number> {
+    const open = new Map(this.chain().map((image) => [image.file, image.#extent.storage]));
+    const { folder } = this.surroundings;
+    let bytes = await allocatedBytes(this.#extent.storage);
+    for (const file of files) {
+      const storage = open.get(file);
+      if (storage !== undefined) bytes += await allocatedBytes(storage);
+      else if (await folder.exists(file)) {
+        const opened = await folder.open(file, { readOnly: true });
+        bytes += await allocatedBytes(opened);
+        await opened.close();
+      }
+    }
+    return bytes;
+  }
+
   /** The images of this format from this one down. */
   chain(): VmdkImage[] {
     const chain: VmdkImage[] = [this];
     for (let below = this.parent; below !== undefined; below = below.parent) chain.push(below);
     return chain;
   }
-}
-
-/** Bytes of the file that take space, as far as its storage can tell. */
-async function allocatedBytes(extent: SparseExtent): Promise<number> {
-  const { storage } = extent;
-  const end = storage.size();
-  let bytes = 0;
-  for (let at = 0; at < end; ) {
-    const { data, length } = await storage.status(at, end - at);
-    if (data) bytes += length;
-    at += length;
-  }
-  return bytes;
 }

@@ -44,9 +44,10 @@ const FLAG_MARKERS = 1 << 17;
 const NEWLINES = [0x0a, 0x20, 0x0d, 0x0a];
 /** The first bytes of a descriptor that stands in a file of its own. */
 const DESCRIPTOR_SIGNATURE = '# disk descriptorfile';
-/** QEMU's limits for what it opens; nothing sensible reaches them. */
-const MAX_GRAIN_SECTORS = 0x200000;
+/** What an image may make a reader allocate; nothing sensible comes near. */
+const MAX_GRAIN_SECTORS: number = (64 * 1024 * 1024) / SECTOR;
 const MAX_DESCRIPTOR_BYTES: number = 1024 * 1024;
+const MAX_TABLES: number = 2 ** 23;
 
 /** The header of an extent, validated against its file. Offsets and sizes are in bytes. */
 export interface SparseHeader {
@@ -175,6 +176,11 @@ export function decodeHeader(file: string, bytes: Uint8Array, fileBytes: number)
     });
   }
   const tableCount = Math.ceil(size / (grainBytes * GRAIN_TABLE_ENTRIES));
+  if (tableCount > MAX_TABLES) {
+    throw unsupported(file, 'header.capacity', `needs ${tableCount} grain tables, more than ${MAX_TABLES}`, {
+      value: size / SECTOR,
+    });
+  }
   const hasRedundant = (flags & FLAG_REDUNDANT) !== 0 && !streamOptimized;
   const header: SparseHeader = {
     version,
@@ -228,10 +234,20 @@ function checkGrain(file: string, grainBytes: number, size: number): number {
   if (size === 0) {
     throw unsupported(file, 'header.capacity', '0: the descriptor names other extents', { value: 0 });
   }
-  if (!isPowerOfTwo(grainSectors) || grainSectors > MAX_GRAIN_SECTORS) {
-    throw corrupt(file, 'header.grainSize', `${grainSectors} sectors are not a power of two up to 2^21`, {
+  if (!isPowerOfTwo(grainSectors)) {
+    throw corrupt(file, 'header.grainSize', `${grainSectors} sectors are not a power of two`, {
       value: grainSectors,
     });
+  }
+  if (grainSectors > MAX_GRAIN_SECTORS) {
+    throw unsupported(
+      file,
+      'header.grainSize',
+      `${grainSectors} sectors are more than ${MAX_GRAIN_SECTORS}`,
+      {
+        value: grainSectors,
+      },
+    );
   }
   return grainBytes;
 }
@@ -256,7 +272,10 @@ function checkDirectories(file: string, header: SparseHeader, fileBytes: number)
   }
 }
 
-/** A directory's entries, sector numbers of tables; 0 is no table. Throws `ERR_CORRUPT` for one outside the file. */
+/**
+ * A directory's entries, sector numbers of tables; 0 is no table. Throws `ERR_CORRUPT` for a table outside the file,
+ * and for two on one another: a write to the one would change what the other maps.
+ */
 export function decodeDirectory(
   file: string,
   name: string,
@@ -275,5 +294,24 @@ export function decodeDirectory(
     }
     entries[i] = sector;
   }
+  assertApart(file, name, entries);
   return entries;
+}
+
+function assertApart(file: string, name: string, entries: Uint32Array): void {
+  const sorted = isAscending(entries) ? entries : entries.toSorted();
+  for (let i = 1; i < sorted.length; i++) {
+    const [before, sector] = [sorted[i - 1]!, sorted[i]!];
+    if (before === 0 || sector - before >= GRAIN_TABLE_SECTORS) continue;
+    const at = entries.lastIndexOf(sector);
+    throw corrupt(file, `${name}[${at}]`, `grain table at sector ${sector} lies on that of another entry`, {
+      value: sector,
+      offset: sector * SECTOR,
+    });
+  }
+}
+
+function isAscending(entries: Uint32Array): boolean {
+  for (let i = 1; i < entries.length; i++) if (entries[i]! < entries[i - 1]!) return false;
+  return true;
 }

@@ -13,6 +13,7 @@ import { SparseExtent } from './extent.ts';
 import { type Link, VmdkImage, type VmdkSnapshotOperations } from './image.ts';
 import { assertNotAborted, copyMissing } from './merge.ts';
 import {
+  copyDirectory,
   emptyDirectory,
   encodeDirectory,
   parseDirectory,
@@ -43,12 +44,13 @@ import {
  * behind. Files that a crash has left unlisted are found by walking down from the listed ones.
  */
 
-const MAX_DIRECTORY_BYTES = 64 * 1024 * 1024;
+const MAX_DIRECTORY_BYTES = 16 * 1024 * 1024;
 
 export class VmdkSnapshots implements VmdkSnapshotOperations {
   readonly #image: VmdkImage;
   /** Snapshots opened through {@link open}: their chains must follow when a link is taken out. */
   readonly #opened = new Set<VmdkImage>();
+  #lastRead: { readonly bytes: Buffer; readonly directory: SnapshotDirectory } | undefined;
 
   constructor(image: VmdkImage) {
     this.#image = image;
@@ -182,7 +184,7 @@ export class VmdkSnapshots implements VmdkSnapshotOperations {
     }
   }
 
-  /** The directory's content; read each time, so that nothing in memory can differ from it. */
+  /** The directory's content; read each time, so that nothing in memory can differ from it, and parsed when it did. */
   async #load(): Promise<SnapshotDirectory> {
     const file = this.#directoryFile;
     let storage: Storage;
@@ -197,9 +199,12 @@ export class VmdkSnapshots implements VmdkSnapshotOperations {
       if (length > MAX_DIRECTORY_BYTES) {
         throw unsupported(file, 'file size', `${length} bytes are more than ${MAX_DIRECTORY_BYTES}`);
       }
-      const bytes = new Uint8Array(length);
+      const bytes = Buffer.alloc(length);
       await storage.read(0, bytes, 'snapshot');
-      return parseDirectory(file, bytes);
+      if (this.#lastRead?.bytes.equals(bytes) !== true) {
+        this.#lastRead = { bytes, directory: parseDirectory(file, bytes) };
+      }
+      return copyDirectory(this.#lastRead.directory);
     } finally {
       await storage.close();
     }
@@ -224,14 +229,16 @@ export class VmdkSnapshots implements VmdkSnapshotOperations {
   async #save(directory: SnapshotDirectory): Promise<void> {
     const folder = this.#folder;
     const temporary = `${this.#directoryFile}.new`;
+    const bytes = Buffer.from(encodeDirectory(directory));
     const storage = await this.#createAnew(temporary);
     try {
-      await storage.write(0, encodeDirectory(directory), 'snapshot');
+      await storage.write(0, bytes, 'snapshot');
       await storage.flush();
     } finally {
       await storage.close();
     }
     await folder.rename(temporary, this.#directoryFile);
+    this.#lastRead = { bytes, directory };
     await folder.flush();
   }
 
@@ -397,6 +404,7 @@ export class VmdkSnapshots implements VmdkSnapshotOperations {
       assertSameShape(link, child);
       await copyMissing(link, child, options);
       await child.tables.flush();
+      assertNotAborted(link.file, options.signal);
       await child.relink(link.parentCid, link.parentHint);
     } catch (error) {
       // What was copied reads as before, and without an entry it would be a leak; what half arrived is cut off.

@@ -1,4 +1,5 @@
 import { corrupt } from '@cowlab/core';
+import { entryOf } from './descriptor.ts';
 
 /*
  * The snapshot directory beside a disk, `disk.vmsd`, in VMware's dictionary text: a line `key = "value"` for
@@ -31,7 +32,6 @@ export interface SnapshotDirectory {
   readonly others: Map<string, string>;
 }
 
-const LINE = /^\s*([^#=\s]+)\s*=\s*(?:"(.*)"|(.*?))\s*$/;
 const FIELD = /^snapshot(\d+)\.(.+)$/;
 const TWO_32 = 2 ** 32;
 const MAX_UID = 2 ** 31 - 1;
@@ -56,6 +56,7 @@ function escape(value: string): string {
 }
 
 function unescape(value: string): string {
+  if (!value.includes('|')) return value;
   return value.replace(/\|([0-9a-f]{2})/gi, (_, digits: string) =>
     String.fromCharCode(Number.parseInt(digits, 16)),
   );
@@ -66,8 +67,8 @@ export function parseDirectory(file: string, bytes: Uint8Array): SnapshotDirecto
   const text = new TextDecoder('utf-8').decode(bytes);
   const fields = new Map<string, string>();
   for (const line of text.split(/\r?\n/)) {
-    const match = LINE.exec(line);
-    if (match !== null) fields.set(match[1] ?? '', unescape(match[2] ?? match[3] ?? ''));
+    const entry = entryOf(line);
+    if (entry !== undefined) fields.set(entry.key, unescape(entry.value));
   }
   const number = (key: string, from: number, to: number): number | undefined => {
     const value = fields.get(key);
@@ -88,10 +89,11 @@ export function parseDirectory(file: string, bytes: Uint8Array): SnapshotDirecto
   }
   const uids = new Set(entries.map((entry) => entry.uid));
   if (uids.size < entries.length) throw corrupt(file, 'snapshot.uid', 'two snapshots have one uid');
-  const lastUid = number('snapshot.lastUID', 0, MAX_UID) ?? 0;
+  // A uid is never used again, whatever the file says.
+  let lastUid = number('snapshot.lastUID', 0, MAX_UID) ?? 0;
+  for (const uid of uids) lastUid = Math.max(lastUid, uid);
   return {
-    // A uid is never used again, whatever the file says.
-    lastUid: Math.max(lastUid, ...uids),
+    lastUid,
     current: number('snapshot.current', 0, MAX_UID),
     entries,
     others,
@@ -147,6 +149,15 @@ function parseEntry(
     createdAt: new Date((high * TWO_32 + (low >>> 0)) / 1000),
     fileName,
     others: new Map([...fields].filter(([key]) => !OWN_KEYS.has(key))),
+  };
+}
+
+/** A directory that can be changed without changing the first. */
+export function copyDirectory(directory: SnapshotDirectory): SnapshotDirectory {
+  return {
+    ...directory,
+    entries: directory.entries.map((entry) => ({ ...entry })),
+    others: new Map(directory.others),
   };
 }
 

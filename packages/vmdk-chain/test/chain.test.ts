@@ -121,25 +121,35 @@ describe('deleting', () => {
 });
 
 describe('the descriptor', () => {
-  it('keeps what it does not know, and changes inside its first sector', async () => {
+  it.each([
+    ['line feeds', '\n'],
+    ['carriage returns too', '\r\n'],
+  ])('with %s keeps what it does not know, and changes inside its first sector', async (_, lineBreak) => {
     const folder = new MemoryFolder();
-    await (await newDisk(folder)).close();
-    const storage = await folder.open('disk.vmdk', { readOnly: false });
-    const own = (await textOf(folder, 'disk.vmdk', 512, 10_240)).trimEnd();
-    const comment = `# ${'kept '.repeat(60)}`;
-    const edited = `${own}\nddb.uuid = "a=b # c"\n${comment}\nunknown=plain\n`;
-    await storage.write(512, Buffer.from(edited, 'latin1'));
-    await storage.close();
-    const disk = await open(folder);
-    await disk.write(0, Buffer.alloc(10, 1));
-    const laidOut = await textOf(folder, 'disk.vmdk', 1024, 9728);
+    const disk = await newDisk(folder);
     await disk.snapshots.create('a');
     await disk.close();
-    const frozen = await textOf(folder, 'disk-000001.vmdk', 512, 10_240);
-    expect(frozen).toContain('ddb.uuid = "a=b # c"\n');
-    expect(frozen).toContain(`${comment}\nunknown=plain\n`);
-    expect(frozen).toContain('SPARSE "disk-000001.vmdk"\n');
-    expect(await textOf(folder, 'disk-000001.vmdk', 1024, 9728)).toBe(laidOut);
+    const comment = `# ${'kept '.repeat(60)}`;
+    const own = await textOf(folder, 'disk.vmdk', 512, 10_240);
+    const lines = [...own.trimEnd().split('\n'), 'ddb.uuid = "a=b # c"', comment, 'unknown=plain', ''];
+    const storage = await folder.open('disk.vmdk', { readOnly: false });
+    await storage.write(512, Buffer.from(lines.join(lineBreak), 'latin1'));
+    await storage.close();
+    const rest = (file: string): Promise<string> => textOf(folder, file, 1024, 9728);
+    const foreign = await rest('disk.vmdk');
+    const again = await open(folder);
+    await again.write(0, Buffer.alloc(10, 1));
+    expect(await rest('disk.vmdk')).toBe(foreign);
+    await again.snapshots.create('b');
+    const laidOut = await rest('disk-000002.vmdk');
+    expect(laidOut.startsWith(`${lineBreak}# The Disk Data Base${lineBreak}`)).toBe(true);
+    await again.snapshots.delete('a');
+    await again.close();
+    expect(await rest('disk-000002.vmdk')).toBe(laidOut);
+    const text = await textOf(folder, 'disk-000002.vmdk', 512, 10_240);
+    expect(text).toContain(['ddb.uuid = "a=b # c"', comment, 'unknown=plain', ''].join(lineBreak));
+    expect(text).toContain(`SPARSE "disk-000002.vmdk"${lineBreak}`);
+    expect(text).not.toContain('parentFileNameHint');
   });
 
   it('gets a new CID with the first write after an open, and only then', async () => {

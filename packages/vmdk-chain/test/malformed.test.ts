@@ -4,7 +4,7 @@ import { createDisk, type Disk, isCowlabError, MemoryFolder, openDisk } from '@c
 import { vmdk } from '@cowlab/vmdk-chain';
 import { describe, expect, it } from 'vitest';
 
-const SIZE = 8 * 1024 * 1024;
+const SIZE = 80 * 1024 * 1024;
 const SECTOR = 512;
 
 async function bytesIn(folder: MemoryFolder, file: string): Promise<Buffer> {
@@ -41,6 +41,10 @@ async function chain(): Promise<MemoryFolder> {
 const directoryAt = (image: Buffer, which: 'gd' | 'rgd'): number =>
   image.readUInt32LE(which === 'gd' ? 56 : 48) * SECTOR;
 
+/** Where the first table of a directory lies. */
+const tableAt = (image: Buffer, which: 'gd' | 'rgd'): number =>
+  image.readUInt32LE(directoryAt(image, which)) * SECTOR;
+
 type Damage = (image: Buffer) => Buffer | void;
 
 const text = (from: string | RegExp, to: string): Damage => {
@@ -74,7 +78,7 @@ const damages: [string, Damage, string, string][] = [
   ],
   ['a grain of no size', (image) => void image.writeUInt32LE(0, 20), 'ERR_CORRUPT', 'header.grainSize'],
   ['a grain of 3 sectors', (image) => void image.writeUInt32LE(3, 20), 'ERR_CORRUPT', 'header.grainSize'],
-  ['a huge grain', (image) => void image.writeUInt32LE(1 << 22, 20), 'ERR_CORRUPT', 'header.grainSize'],
+  ['a huge grain', (image) => void image.writeUInt32LE(1 << 18, 20), 'ERR_UNSUPPORTED', 'header.grainSize'],
   ['empty grain tables', (image) => void image.writeUInt32LE(0, 44), 'ERR_CORRUPT', 'header.numGTEsPerGT'],
   [
     'short grain tables',
@@ -93,7 +97,7 @@ const damages: [string, Damage, string, string][] = [
   ['a directory outside', (image) => void image.writeUInt32LE(1e6, 56), 'ERR_CORRUPT', 'header.gdOffset'],
   ['a second one outside', (image) => void image.writeUInt32LE(1e6, 48), 'ERR_CORRUPT', 'header.rgdOffset'],
   ['metadata past the end', (image) => void image.writeUInt32LE(1e6, 64), 'ERR_CORRUPT', 'header.overHead'],
-  ['compressed grains', (image) => void image.writeUInt8(1, 10), 'ERR_UNSUPPORTED', 'descriptor.createType'],
+  ['compressed grains', (image) => void image.writeUInt8(1, 10), 'ERR_UNSUPPORTED', 'header.flags'],
   ['a file cut in its metadata', (image) => image.subarray(0, 12_000), 'ERR_CORRUPT', 'header.gdOffset'],
   [
     'a table outside the file',
@@ -106,6 +110,18 @@ const damages: [string, Damage, string, string][] = [
     (image) => void image.writeUInt32LE(0x7fffffff, directoryAt(image, 'rgd')),
     'ERR_CORRUPT',
     'redundant grain directory[0]',
+  ],
+  [
+    'two tables on one another',
+    (image) => void image.writeUInt32LE(tableAt(image, 'gd') / SECTOR + 3, directoryAt(image, 'gd') + 4),
+    'ERR_CORRUPT',
+    'grain directory[1]',
+  ],
+  [
+    'a capacity of more tables than sense',
+    (image) => void image.writeUInt32LE(2 ** 10, 16),
+    'ERR_UNSUPPORTED',
+    'header.capacity',
   ],
   ['no createType', text(/createType=.*\n/, ''), 'ERR_CORRUPT', 'descriptor.createType'],
   ['a flat disk', text('monolithicSparse', 'monolithicFlat'), 'ERR_UNSUPPORTED', 'descriptor.createType'],
@@ -152,8 +168,7 @@ describe('a grain table entry', () => {
     const folder = await chain();
     const image = await bytesIn(folder, 'disk.vmdk');
     for (const which of ['gd', 'rgd'] as const) {
-      const table = image.readUInt32LE(directoryAt(image, which)) * SECTOR;
-      image.writeUInt32LE(sector(image), table + entry * 4);
+      image.writeUInt32LE(sector(image), tableAt(image, which) + entry * 4);
     }
     await put(folder, 'disk.vmdk', image);
     return folder;
@@ -179,9 +194,7 @@ describe('a grain table entry', () => {
   });
 
   it('to the place of another grain is found by check', async () => {
-    const first = (image: Buffer): number =>
-      image.readUInt32LE(image.readUInt32LE(directoryAt(image, 'gd')) * SECTOR);
-    const folder = await withEntry(first, 1);
+    const folder = await withEntry((image) => image.readUInt32LE(tableAt(image, 'gd')), 1);
     const disk = await open(folder);
     const report = await disk.check();
     expect(report.corruptions).toBe(1);
@@ -192,10 +205,86 @@ describe('a grain table entry', () => {
   it('whose second copy is behind is found by check, and is no corruption', async () => {
     const folder = await chain();
     const image = await bytesIn(folder, 'disk.vmdk');
-    image.writeUInt32LE(0, image.readUInt32LE(directoryAt(image, 'rgd')) * SECTOR);
+    image.writeUInt32LE(0, tableAt(image, 'rgd'));
     await put(folder, 'disk.vmdk', image);
     const disk = await open(folder, 'disk.vmdk', true);
     expect(await disk.check()).toMatchObject({ corruptions: 0, leaks: 1 });
+    await disk.close();
+  });
+});
+
+describe('check finds', () => {
+  const structures: [string, Damage, string, string][] = [
+    [
+      'a second directory that lacks a table',
+      (image) => void image.writeUInt32LE(0, directoryAt(image, 'rgd') + 4),
+      'corruption',
+      'grain directory',
+    ],
+    [
+      'a table that serves as both copies',
+      (image) => void image.writeUInt32LE(tableAt(image, 'gd') / SECTOR, directoryAt(image, 'rgd')),
+      'corruption',
+      'grain table',
+    ],
+    [
+      'a table inside the descriptor',
+      (image) => void image.writeUInt32LE(12, directoryAt(image, 'rgd')),
+      'corruption',
+      'grain table',
+    ],
+    [
+      'a second directory on the first',
+      (image) => void image.writeUInt32LE(image.readUInt32LE(56), 48),
+      'corruption',
+      'redundant grain directory',
+    ],
+    [
+      'a directory inside the descriptor',
+      (image) => {
+        const at = directoryAt(image, 'rgd');
+        image.copy(image, 20 * SECTOR, at, at + SECTOR);
+        image.writeUInt32LE(20, 48);
+      },
+      'corruption',
+      'redundant grain directory',
+    ],
+    [
+      'a grain past the end of the disk',
+      (image) => {
+        const last = image.readUInt32LE(directoryAt(image, 'gd') + 8) * SECTOR;
+        image.writeUInt32LE(image.readUInt32LE(tableAt(image, 'gd')), last + 511 * 4);
+      },
+      'corruption',
+      'grain table',
+    ],
+    [
+      'a grain that no table refers to',
+      (image) => Buffer.concat([image, Buffer.alloc(64 * 1024, 1)]),
+      'leak',
+      'grain',
+    ],
+    [
+      'an extent line of another size',
+      text(`RW ${SIZE / SECTOR}`, `RW ${SIZE / SECTOR + 1}`),
+      'corruption',
+      'descriptor',
+    ],
+  ];
+
+  it.each(structures)('%s', async (_, damage, severity, structure) => {
+    const folder = await chain();
+    const image = await bytesIn(folder, 'disk.vmdk');
+    await put(folder, 'disk.vmdk', damage(image) ?? image);
+    const disk = await open(folder, 'disk.vmdk', true);
+    const { findings } = await disk.check();
+    expect(findings).toContainEqual(expect.objectContaining({ severity, structure, file: 'disk.vmdk' }));
+    await disk.close();
+  });
+
+  it('nothing in what was not damaged', async () => {
+    const disk = await open(await chain());
+    expect((await disk.check()).findings).toEqual([]);
     await disk.close();
   });
 });
