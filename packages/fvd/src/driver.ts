@@ -55,12 +55,20 @@ const capabilities: Capabilities = {
 };
 
 const options: OptionTable = {
-  chunk_size: { type: 'size', default: 1024 * 1024, help: 'unit of the lookup table, 64 KiB to 4 MiB' },
-  block_size: { type: 'size', default: 4096, help: 'unit of copy-on-write, 512 bytes to 64 KiB' },
+  chunk_size: {
+    type: 'size',
+    default: 1024 * 1024,
+    help: 'unit of the lookup table: a power of two from 64K to 4M',
+  },
+  block_size: {
+    type: 'size',
+    default: 4096,
+    help: 'unit of copy-on-write: a power of two from 512 to 64K; a chunk has 8 to 4,096 blocks',
+  },
   journal_size: {
     type: 'size',
     default: 1024 * 1024,
-    help: 'bytes of the journal, rounded up to whole chunks',
+    help: 'bytes of the journal, rounded up to whole chunks; up to 64M',
   },
   preallocation: {
     type: 'choice',

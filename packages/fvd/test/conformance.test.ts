@@ -1,4 +1,7 @@
 import { conformance } from '@cowlab/conformance';
+import { describe } from 'vitest';
 import { fvd } from '../src/index.ts';
 
-conformance({ driver: fvd });
+describe.each([{}, { chunk_size: 65_536, block_size: 4096 }])('with options %j', (options) => {
+  conformance({ driver: fvd, options });
+});
