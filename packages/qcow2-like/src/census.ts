@@ -21,7 +21,7 @@ import { type TableAt, walkTables } from './walk.ts';
  */
 
 /** A structure that points where nothing can be. */
-export interface Problem {
+interface Problem {
   readonly structure: string;
   readonly message: string;
   readonly hostOffset?: number;

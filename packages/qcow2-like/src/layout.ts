@@ -18,7 +18,7 @@ export const maxClusterBits = 21;
 /** QEMU's own limits: larger tables are refused there and here. */
 export const maxL1Bytes: number = 32 * 1024 * 1024;
 export const maxRefcountTableBytes: number = 8 * 1024 * 1024;
-export const maxSnapshotCount = 65536;
+const maxSnapshotCount = 65536;
 export const maxBackingNameBytes = 1023;
 
 const v2HeaderBytes = 72;
@@ -46,7 +46,7 @@ const extensionDataFile = 0x44415441;
 /** Ours, "COWL": the next snapshot id, so that an id is never given twice. Others ignore and keep it. */
 const extensionNextSnapshotId = 0x434f574c;
 
-export interface BitmapsPointer {
+interface BitmapsPointer {
   readonly count: number;
   readonly directoryBytes: number;
   readonly directoryOffset: number;

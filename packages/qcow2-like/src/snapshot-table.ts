@@ -30,7 +30,7 @@ const fixedBytes = 40;
 const writtenExtraBytes = 16;
 const maxExtraBytes = 1024;
 /** QEMU's limit. */
-export const maxSnapshotTableBytes: number = 64 * 1024 * 1024;
+const maxSnapshotTableBytes = 64 * 1024 * 1024;
 
 export function snapshotInfo({ id, name, seconds, nanoseconds, size }: Snapshot): SnapshotInfo {
   return { id, name, createdAt: new Date(seconds * 1000 + Math.floor(nanoseconds / 1e6)), size };
