@@ -16,7 +16,7 @@ export interface Subject {
   readonly bookkeeping: Bookkeeping;
 }
 
-export type Bookkeeping =
+type Bookkeeping =
   | {
       readonly switchable: true;
       readonly how: string;

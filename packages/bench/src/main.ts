@@ -2,14 +2,14 @@ import fs from 'node:fs/promises';
 import path from 'node:path';
 import { CowlabError, fromSystemError } from '@cowlab/core';
 import { compareResults } from './baseline.ts';
-import type { ProfileName } from './profiles.ts';
+import type { Profile, ProfileName } from './profiles.ts';
 import { ProgressLine, type ProgressStream } from './progress.ts';
 import { report } from './report.ts';
 import { RESULTS_FILE, runBench, temporaryOut } from './run.ts';
 import { parseResults, type Results } from './schema.ts';
 
 export interface BenchMainOptions {
-  readonly profile: ProfileName;
+  readonly profile: ProfileName | Profile;
   readonly formats?: readonly string[];
   /** Folder for `results.json`; a new temporary one without it. */
   readonly out?: string;
