@@ -12,6 +12,7 @@ import {
 } from '@cowlab/core';
 import { openImage, sibling } from './chain.ts';
 import { SparseExtent } from './extent.ts';
+import type { VmdkImage } from './image.ts';
 import { MAX_GRAIN_BYTES, MAX_SECTORS, MIN_GRAIN_BYTES, SECTOR, signatureOf } from './layout.ts';
 import { VmdkSnapshots } from './snapshots.ts';
 
@@ -58,7 +59,7 @@ const openOptions: OptionTable = {
   grain_table_cache: {
     type: 'size',
     default: DEFAULT_CACHE_BYTES,
-    help: 'most bytes of grain tables kept in memory, for each image of the chain',
+    help: 'most bytes of grain tables kept in memory, for each image of the chain; at least 32k',
   },
 };
 
@@ -133,16 +134,17 @@ export const vmdk: BlockDriver = {
   },
 
   async open(folder: StorageFolder, file: string, context: OpenContext): Promise<DriverImage> {
-    const cacheBytes = context.options.grain_table_cache;
-    return openImage(
-      {
-        driver: vmdk,
-        folder,
-        context,
-        cacheBytes: typeof cacheBytes === 'number' ? cacheBytes : DEFAULT_CACHE_BYTES,
-        snapshotsOf: (image) => new VmdkSnapshots(image),
-      },
+    const wanted = context.options.grain_table_cache;
+    const cacheBytes = typeof wanted === 'number' ? wanted : DEFAULT_CACHE_BYTES;
+    const snapshotsOf = (image: VmdkImage): VmdkSnapshots => new VmdkSnapshots(image);
+    const image = await openImage(
+      { driver: vmdk, folder, context, cacheBytes, snapshotsOf },
       path.normalize(file),
     );
+    // Core opens parents without the options of their child.
+    if (cacheBytes !== DEFAULT_CACHE_BYTES) {
+      for (const { extent } of image.chain()) extent.tables.limitCache(cacheBytes);
+    }
+    return image;
   },
 };

@@ -227,11 +227,10 @@ export class VmdkImage implements DriverImage {
     const at = grain % GRAIN_TABLE_ENTRIES;
     const sector = entries[at]!;
     const inside = offset - grain * grainBytes;
-    const wanted = Math.min(GRAIN_TABLE_ENTRIES - at, Math.ceil((inside + length) / grainBytes));
-    const step = sector > ZEROED_GRAIN ? grainBytes / SECTOR : 0;
-    let count = 1;
-    while (count < wanted && entries[at + count] === sector + count * step) count++;
-    const covered = Math.min(length, count * grainBytes - inside);
+    const covered =
+      inside + length <= grainBytes
+        ? length
+        : Math.min(length, this.#runLength(entries, at, inside + length) * grainBytes - inside);
     if (sector > ZEROED_GRAIN) {
       const extent = this.#extent;
       const hostOffset = sector * SECTOR + inside;
@@ -241,6 +240,16 @@ export class VmdkImage implements DriverImage {
       return { kind: 'backing', length: covered, source: this.#link.backing, offset };
     }
     return { kind: 'zero', length: covered, allocated: sector === ZEROED_GRAIN };
+  }
+
+  /** Entries from `at` on that lie together or say the same, at most for so many bytes of the disk. */
+  #runLength(entries: Uint32Array, at: number, bytes: number): number {
+    const sector = entries[at]!;
+    const wanted = Math.min(GRAIN_TABLE_ENTRIES - at, Math.ceil(bytes / this.unitBytes));
+    const step = sector > ZEROED_GRAIN ? this.unitBytes / SECTOR : 0;
+    let count = 1;
+    while (count < wanted && entries[at + count] === sector + count * step) count++;
+    return count;
   }
 
   #reserve(offset: number, length: number): Awaitable<GrainPlacement> {

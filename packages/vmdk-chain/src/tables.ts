@@ -16,9 +16,10 @@ import {
  *   dirty    tables with entries that the disk does not have; found here even when their slot went to another
  *   writing  tables on their way to disk, until both copies have arrived
  *
- * Order of a write-back (the reason it is one function): flush, so that the grains are durable → the changed
- * sectors of the redundant and the primary tables → flush. The bytes of a sector are copied before the first
- * flush: entries committed while it runs refer to grains that it does not cover, and wait for the next.
+ * Order of a write-back (the reason it is one function): flush, so that the grains are durable → the redundant table,
+ * whole, so that a copy that power left behind is mended, and the changed sectors of the primary one → flush. The
+ * bytes are copied before the first flush: entries committed while it runs refer to grains that it does not cover,
+ * and wait for the next.
  * A table without a single entry shares one constant array, so an untouched child costs next to nothing.
  */
 
@@ -39,6 +40,7 @@ interface DirtySectors {
 const NO_ENTRIES = new Uint32Array(GRAIN_TABLE_ENTRIES);
 const ENTRIES_PER_SECTOR = SECTOR / 4;
 const MIN_SLOTS = 16;
+const WHOLE_TABLE: number = (1 << GRAIN_TABLE_SECTORS) - 1;
 
 export class GrainTables {
   readonly directory: Uint32Array;
@@ -46,7 +48,7 @@ export class GrainTables {
   readonly #file: string;
   readonly #storage: Storage;
   readonly #header: SparseHeader;
-  readonly #slots: (GrainTable | undefined)[];
+  #slots: (GrainTable | undefined)[];
   readonly #dirty = new Map<number, GrainTable>();
   readonly #writing = new Map<number, GrainTable>();
   readonly #loading = new Map<number, Promise<GrainTable>>();
@@ -65,8 +67,12 @@ export class GrainTables {
     this.#header = header;
     this.directory = directory;
     this.#redundant = redundant;
-    const slots = Math.max(MIN_SLOTS, Math.floor(cacheBytes / GRAIN_TABLE_BYTES));
-    this.#slots = new Array<GrainTable | undefined>(Math.min(slots, directory.length)).fill(undefined);
+    this.#slots = emptySlots(cacheBytes, directory.length);
+  }
+
+  /** Forgets the clean tables, and keeps no more than so many bytes of them from now on. */
+  limitCache(cacheBytes: number): void {
+    this.#slots = emptySlots(cacheBytes, this.directory.length);
   }
 
   /** The table at once when it is in memory or its storage does not wait. Throws `ERR_CORRUPT` for a bad entry. */
@@ -184,7 +190,7 @@ export class GrainTables {
       if (batch.length === 0) return;
       for (const { table, mask, bytes } of batch) {
         const redundant = this.#redundant?.[table.index];
-        if (redundant !== undefined) await this.#writeSectors(redundant, mask, bytes);
+        if (redundant !== undefined) await this.#writeSectors(redundant, WHOLE_TABLE, bytes);
         await this.#writeSectors(this.directory[table.index]!, mask, bytes);
       }
       await this.#storage.flush();
@@ -227,6 +233,11 @@ export class GrainTables {
       start = end;
     }
   }
+}
+
+function emptySlots(cacheBytes: number, tableCount: number): (GrainTable | undefined)[] {
+  const slots = Math.max(MIN_SLOTS, Math.floor(cacheBytes / GRAIN_TABLE_BYTES));
+  return new Array<GrainTable | undefined>(Math.min(slots, tableCount)).fill(undefined);
 }
 
 function bytesOf(table: GrainTable): number {

@@ -171,6 +171,84 @@ describe('the descriptor', () => {
   });
 });
 
+describe('grain tables in memory', () => {
+  const TABLE_COUNT = 200;
+  const TABLE_SPAN = 512 * GRAIN;
+
+  /** One grain mapped in each of many tables, in the disk and in its snapshot. */
+  async function spread(folder: CountingFolder): Promise<void> {
+    const options = { grain_size: GRAIN };
+    const size = TABLE_COUNT * TABLE_SPAN;
+    await createDisk({ folder, file: 'disk.vmdk' }, { driver: vmdk, size, options });
+    const disk = await open(folder);
+    for (const name of ['a', undefined]) {
+      for (let at = name === undefined ? GRAIN : 0; at < size; at += TABLE_SPAN) {
+        await disk.write(at, Buffer.alloc(GRAIN, 1));
+      }
+      if (name !== undefined) await disk.snapshots.create(name);
+    }
+    await disk.close();
+  }
+
+  async function readAll(disk: Disk): Promise<void> {
+    for (let at = 0; at < disk.size; at += TABLE_SPAN) await disk.read(at, Buffer.alloc(2 * GRAIN));
+  }
+
+  it('are read once where they have room, and take no more than they may in every link', async () => {
+    const folder = new CountingFolder(new MemoryFolder());
+    await spread(folder);
+    const limit = 64 * 1024;
+    const resident: number[] = [];
+    for (const grain_table_cache of [limit, 1024 * 1024]) {
+      const disk = await openDisk(
+        { folder, file: 'disk.vmdk' },
+        { drivers: [vmdk], format: 'vmdk', options: { grain_table_cache } },
+      );
+      const empty = disk.stats().residentMetadataBytes;
+      await readAll(disk);
+      resident.push(disk.stats().residentMetadataBytes - empty);
+      folder.reset();
+      await readAll(disk);
+      const { reads } = folder.counts.purposes.mapping;
+      expect(reads).toBe(grain_table_cache === limit ? 2 * TABLE_COUNT : 0);
+      await disk.close();
+    }
+    expect(resident).toEqual([2 * limit, 2 * TABLE_COUNT * 2048]);
+  });
+
+  it('that wait to be written are written before they are too many', async () => {
+    const folder = new CountingFolder(new MemoryFolder());
+    await createDisk(
+      { folder, file: 'disk.vmdk' },
+      { driver: vmdk, size: TABLE_COUNT * TABLE_SPAN, options: { grain_size: GRAIN } },
+    );
+    const disk = await openDisk(
+      { folder, file: 'disk.vmdk' },
+      { drivers: [vmdk], format: 'vmdk', options: { grain_table_cache: 0 } },
+    );
+    const most = disk.stats().residentMetadataBytes + 2 * 16 * 2048;
+    for (let at = 0; at < disk.size; at += TABLE_SPAN) {
+      await disk.write(at, Buffer.alloc(GRAIN, 1));
+      expect(disk.stats().residentMetadataBytes).toBeLessThanOrEqual(most);
+    }
+    await disk.close();
+  });
+
+  it('cost writes by the flush, not by the grain', async () => {
+    const folder = new CountingFolder(new MemoryFolder());
+    const disk = await newDisk(folder);
+    await disk.write(0, Buffer.alloc(1));
+    await disk.flush();
+    folder.reset();
+    for (let at = GRAIN; at < SIZE; at += GRAIN) await disk.write(at, Buffer.alloc(GRAIN, 1));
+    await disk.flush();
+    // Both copies of the one table; the flush before them makes the grains durable.
+    expect(folder.counts.purposes.mapping).toMatchObject({ reads: 0, writes: 2 });
+    expect(folder.counts.flushes).toBe(2);
+    await disk.close();
+  });
+});
+
 describe('without snapshots', () => {
   it('an overwrite is one storage call, and a flush one more', async () => {
     const folder = new CountingFolder(new MemoryFolder());

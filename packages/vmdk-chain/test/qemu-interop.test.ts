@@ -194,6 +194,28 @@ describe.skipIf(missing)('we read what QEMU writes', () => {
     expect(kept.equals(expected)).toBe(false);
   });
 
+  it('a clone that QEMU stands on a snapshot of ours, and we go on in it', async () => {
+    await createDisk(inFolder('disk.vmdk'), { driver: vmdk, size: 40 * MIB });
+    const disk = await open('disk.vmdk');
+    await disk.write(MIB, bufferOf(MIB, 8));
+    await disk.snapshots.create('kept');
+    await disk.write(MIB, bufferOf(MIB, 9));
+    await disk.close();
+    await qemuImg('create', '-f', 'vmdk', '-b', 'disk-000001.vmdk', '-F', 'vmdk', 'clone.vmdk');
+    await qemuIo('clone.vmdk', 'write -P 77 1500k 10k');
+    const clone = await open('clone.vmdk');
+    const expected = Buffer.alloc(40 * MIB);
+    bufferOf(MIB, 8).copy(expected, MIB);
+    expected.fill(77, 1500 * KIB, 1510 * KIB);
+    expect((await bytesOf(clone)).equals(expected)).toBe(true);
+    await clone.snapshots.create('own');
+    await clone.write(1505 * KIB, bufferOf(100, 10));
+    bufferOf(100, 10).copy(expected, 1505 * KIB);
+    await clone.snapshots.delete('own');
+    await clone.close();
+    await expectQemuSees('clone.vmdk', expected);
+  });
+
   it('a parent that QEMU has written to behind its child is refused, as QEMU does', async () => {
     await qemuImg('create', '-f', 'vmdk', 'base.vmdk', '40M');
     await qemuImg('create', '-f', 'vmdk', '-b', 'base.vmdk', '-F', 'vmdk', 'child.vmdk');
