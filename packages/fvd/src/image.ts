@@ -1,4 +1,5 @@
 import {
+  allocatedBytes,
   type Awaitable,
   type Backing,
   type CheckOptions,
@@ -238,7 +239,7 @@ export class FvdImage implements DriverImage {
       size: this.size,
       unitBytes: this.unitBytes,
       files: [this.storage.name],
-      storageBytes: this.storage.size(),
+      storageBytes: await allocatedBytes(this.storage),
       ...(base !== '' && { backing: { file: base, ...(baseFormat !== '' && { format: baseFormat }) } }),
       details: {
         version: 2,

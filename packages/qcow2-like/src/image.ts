@@ -1,4 +1,5 @@
 import {
+  allocatedBytes,
   type Awaitable,
   type Backing,
   type CheckOptions,
@@ -130,7 +131,7 @@ export class Qcow2Image implements DriverImage {
     await resizeImage({ metadata, backing, writes: this.#writable(), extents: this.#extents }, size, options);
   }
 
-  info(): ImageInfo {
+  async info(): Promise<ImageInfo> {
     const { file } = this.#parts;
     const { header, geometry } = file;
     return {
@@ -139,7 +140,7 @@ export class Qcow2Image implements DriverImage {
       unitBytes: this.unitBytes,
       ...(header.backing && { backing: header.backing }),
       files: [file.name],
-      storageBytes: file.storage.size(),
+      storageBytes: await allocatedBytes(file.storage),
       details: {
         compat: header.version === 3 ? '1.1' : '0.10',
         'cluster size': geometry.clusterBytes,
