@@ -142,9 +142,14 @@ function judgeBookkeeping(results: Measurements, format: string): Judgement | un
     `${updates} refcount I/Os, ${size(asIs.residentRefcountBytes)} of refcounts in memory`,
   ];
   if (yardstick !== undefined) {
-    parts.push(`${times(perOperation(asIs, 'calls') / perOperation(yardstick, 'calls'))} raw's calls`);
+    parts.push(`${compareCalls(asIs, yardstick)} raw's calls`);
   }
+  if (without !== undefined) parts.push(`${compareCalls(asIs, without)} its own calls without bookkeeping`);
   return { value: share, measured: parts.join('; '), verdict };
+}
+
+function compareCalls(one: RequestRow, other: RequestRow): string {
+  return times(perOperation(one, 'calls') / perOperation(other, 'calls'));
 }
 
 /** By how much the driver does more than itself without bookkeeping: the larger of calls and bytes. */

@@ -121,6 +121,7 @@ describe('G1', () => {
     });
     expect(row.value).toBeCloseTo(0.2, 10);
     expect(row.verdict).toBe('poor');
+    expect(row.measured).toContain('1.20× its own calls without bookkeeping');
   });
 });
 
