@@ -1,4 +1,11 @@
-import { type CheckOptions, type CheckReport, type Finding, isCowlabError, viewOf } from '@cowlab/core';
+import {
+  type CheckOptions,
+  type CheckReport,
+  type Finding,
+  isCowlabError,
+  roundUp,
+  viewOf,
+} from '@cowlab/core';
 import type { SparseExtent } from './extent.ts';
 import type { VmdkImage } from './image.ts';
 import {
@@ -232,9 +239,11 @@ function checkPlaces(extent: SparseExtent, usage: Usage, report: Report): void {
 
 function checkDescriptor(image: VmdkImage, report: Report): void {
   const { parent, extent } = image;
-  const sectors = extent.header.size / SECTOR;
-  if (extent.extentSectors !== sectors) {
-    const problem = `extent of ${extent.extentSectors} sectors, where the header has ${sectors}`;
+  const { size, grainBytes } = extent.header;
+  const described = (extent.extentSectors ?? 0) * SECTOR;
+  // Some programs give the header whole grains.
+  if (roundUp(described, grainBytes) !== roundUp(size, grainBytes)) {
+    const problem = `extent of ${described} bytes, where the header has ${size}`;
     report.add('corruption', extent.file, 'descriptor', problem);
   }
   if (parent !== undefined && parent.extent.cid !== extent.parentCid) {

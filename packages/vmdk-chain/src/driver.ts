@@ -14,7 +14,8 @@ import { openImage, sibling } from './chain.ts';
 import { SparseExtent } from './extent.ts';
 import type { VmdkImage } from './image.ts';
 import { MAX_GRAIN_BYTES, MAX_SECTORS, MIN_GRAIN_BYTES, SECTOR, signatureOf } from './layout.ts';
-import { VmdkSnapshots } from './snapshots.ts';
+import { directoryFileOf, MAX_DIRECTORY_BYTES, VmdkSnapshots } from './snapshots.ts';
+import { parseDirectory } from './vmsd.ts';
 
 const GIB: number = 1024 ** 3;
 const DEFAULT_GRAIN_BYTES: number = 64 * 1024;
@@ -86,6 +87,22 @@ async function parentOf(
   return { hint: backing.file, cid };
 }
 
+/** A list of snapshots that a disk of this name has left behind would become the new disk's. */
+async function assertNoSnapshots(folder: StorageFolder, file: string): Promise<void> {
+  const list = directoryFileOf(file);
+  if (!(await folder.exists(list))) return;
+  const storage = await folder.open(list, { readOnly: true });
+  try {
+    const bytes = new Uint8Array(Math.min(storage.size(), MAX_DIRECTORY_BYTES));
+    await storage.read(0, bytes, 'snapshot');
+    if (parseDirectory(list, bytes).entries.length === 0) return;
+  } finally {
+    await storage.close();
+  }
+  const problem = 'lists the snapshots of another disk of this name; remove them first';
+  throw new CowlabError('ERR_EXISTS', `${list}: ${problem}`, { file: list });
+}
+
 function grainBytesOf(value: unknown): number {
   if (
     typeof value !== 'number' ||
@@ -117,6 +134,7 @@ export const vmdk: BlockDriver = {
     const values = request.options;
     const grainBytes = grainBytesOf(values.grain_size ?? DEFAULT_GRAIN_BYTES);
     const parent = await parentOf(folder, file, request);
+    await assertNoSnapshots(folder, file);
     const storage = await folder.open(file, { readOnly: false });
     try {
       const fields = {

@@ -69,11 +69,11 @@ async function copyRun(
   }
   const sector = old[at]!;
   const step = sector === ZEROED_GRAIN ? 0 : grainBytes / SECTOR;
-  const most = Math.min(end - grain, Math.max(1, COPY_BYTES / grainBytes));
-  while (count < most && needed(count) && old[at + count] === sector + count * step) count++;
+  while (grain + count < end && needed(count) && old[at + count] === sector + count * step) count++;
   if (sector !== ZEROED_GRAIN) {
     const status = await link.storage.status(sector * SECTOR, count * grainBytes);
-    if (status.data) return copyGrains(link, child, grain, sector, count);
+    const most = Math.max(1, COPY_BYTES / grainBytes);
+    if (status.data) return copyGrains(link, child, grain, sector, Math.min(count, most));
     const holes = Math.floor(status.length / grainBytes);
     if (holes === 0) return copyGrains(link, child, grain, sector, 1);
     count = Math.min(count, holes);

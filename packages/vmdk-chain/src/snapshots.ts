@@ -26,25 +26,38 @@ import {
  *
  *   disk.vmdk  →  disk-000002.vmdk  →  disk-000001.vmdk        disk.vmsd lists 1 and 2
  *
- * Order of every change, so that power may fail between any two steps. "Rewrite vmsd" is: write a new file,
- * flush it, rename it over the old one, flush the folder.
+ * Order of every change, so that power may fail between any two steps. "Prepare vmsd" is: write a new file, flush
+ * it; "publish" it: rename it over the old one, flush the folder.
  *
  *   create   flush the disk → link its file under the snapshot's name → write that name into its extent line →
- *            write an empty child into disk.vmdk.new, flush → rename it over disk.vmdk → flush the folder →
- *            rewrite vmsd. Before the rename nothing has happened (a second name of the disk's file may be
- *            left); after it the content is the same, one link longer, and unlisted until vmsd is written.
+ *            prepare vmsd → write an empty child into disk.vmdk.new, flush → rename it over disk.vmdk → flush
+ *            the folder → publish vmsd. Before the rename nothing has happened (a second name of the disk's file
+ *            may be left), and a full file system has shown itself; after it the content is the same, one link
+ *            longer, and unlisted until vmsd is published.
  *   delete   for each child of the file (the disk, other snapshots; branches too): copy what it lacks, flush
  *            the data, write the tables, flush → name the parent's parent in its descriptor (one sector), flush.
- *            Then rewrite vmsd → remove the file. A child reads the same before and after each step, and the
+ *            Then prepare and publish vmsd → remove the file. A child reads the same before and after each step, and the
  *            snapshot is there, whole, until vmsd no longer lists it; then only its file may be left.
- *   apply    write an empty child of the snapshot's file into disk.vmdk.new, flush → rename it over disk.vmdk →
- *            flush the folder → rewrite vmsd. The rename is the moment.
+ *   apply    prepare vmsd → write an empty child of the snapshot's file into disk.vmdk.new, flush → rename it over
+ *            disk.vmdk → flush the folder → publish vmsd. The first rename is the moment.
  *
  * Which snapshot the disk stands on is told by its descriptor, not by `snapshot.current`, which may be one crash
  * behind. Files that a crash has left unlisted are found by walking down from the listed ones.
  */
 
-const MAX_DIRECTORY_BYTES = 16 * 1024 * 1024;
+/** Puts a prepared snapshot directory into its place, durably. */
+type Publish = () => Promise<void>;
+
+export const MAX_DIRECTORY_BYTES: number = 16 * 1024 * 1024;
+
+/** The file that lists the snapshots of the disk `file`. */
+export function directoryFileOf(file: string): string {
+  return `${stemOf(file)}.vmsd`;
+}
+
+function stemOf(file: string): string {
+  return file.replace(/\.vmdk$/i, '');
+}
 
 export class VmdkSnapshots implements VmdkSnapshotOperations {
   readonly #image: VmdkImage;
@@ -69,12 +82,9 @@ export class VmdkSnapshots implements VmdkSnapshotOperations {
 
   async create(name: string, createdAt: Date): Promise<SnapshotInfo> {
     const directory = await this.#loadOwn();
-    const entry = await this.#freezeFront(directory, name, createdAt);
-    directory.entries.push(entry);
-    directory.lastUid = entry.uid;
-    directory.current = entry.uid;
+    const { entry, publish } = await this.#freezeFront(directory, name, createdAt);
     await this.#folder.flush();
-    await this.#save(directory);
+    await publish();
     return this.#describe(entry);
   }
 
@@ -87,7 +97,8 @@ export class VmdkSnapshots implements VmdkSnapshotOperations {
     directory.entries.splice(directory.entries.indexOf(entry), 1);
     for (const other of directory.entries) if (other.parent === entry.uid) other.parent = entry.parent;
     if (directory.current === entry.uid) directory.current = entry.parent;
-    await this.#save(directory);
+    const publish = await this.#prepare(directory);
+    await publish();
     await this.#folder.remove(file);
     await this.#folder.flush();
   }
@@ -97,10 +108,13 @@ export class VmdkSnapshots implements VmdkSnapshotOperations {
     const entry = find(directory, id);
     assertNotAborted(this.#image.file, options.signal);
     const link = await this.#linkTo(entry, directory);
+    directory.current = entry.uid;
     let child: SparseExtent;
+    let publish: Publish;
     try {
       const frozen = (link.backing.image as VmdkImage).extent;
       assertSameShape(frozen, this.#image.extent);
+      publish = await this.#prepare(directory);
       child = await this.#writeChild(frozen, entry.fileName);
       await this.#moveIntoPlace(child);
     } catch (error) {
@@ -109,8 +123,7 @@ export class VmdkSnapshots implements VmdkSnapshotOperations {
     }
     await this.#switchTo(child, link);
     await this.#folder.flush();
-    directory.current = entry.uid;
-    await this.#save(directory);
+    await publish();
   }
 
   async open(id: string): Promise<DriverImage> {
@@ -134,11 +147,11 @@ export class VmdkSnapshots implements VmdkSnapshotOperations {
   }
 
   get #stem(): string {
-    return this.#image.file.replace(/\.vmdk$/i, '');
+    return stemOf(this.#image.file);
   }
 
   get #directoryFile(): string {
-    return `${this.#stem}.vmsd`;
+    return directoryFileOf(this.#image.file);
   }
 
   #fileOf(entry: SnapshotEntry): string {
@@ -226,7 +239,8 @@ export class VmdkSnapshots implements VmdkSnapshotOperations {
     return directory;
   }
 
-  async #save(directory: SnapshotDirectory): Promise<void> {
+  /** Makes the directory's next content durable beside it. */
+  async #prepare(directory: SnapshotDirectory): Promise<Publish> {
     const folder = this.#folder;
     const temporary = `${this.#directoryFile}.new`;
     const bytes = Buffer.from(encodeDirectory(directory));
@@ -234,12 +248,17 @@ export class VmdkSnapshots implements VmdkSnapshotOperations {
     try {
       await storage.write(0, bytes, 'snapshot');
       await storage.flush();
+    } catch (error) {
+      await this.#quietly(() => folder.remove(temporary));
+      throw error;
     } finally {
       await storage.close();
     }
-    await folder.rename(temporary, this.#directoryFile);
-    this.#lastRead = { bytes, directory };
-    await folder.flush();
+    return async () => {
+      await folder.rename(temporary, this.#directoryFile);
+      this.#lastRead = { bytes, directory };
+      await folder.flush();
+    };
   }
 
   /** An empty file; one that a crash has left is taken away first. */
@@ -249,34 +268,54 @@ export class VmdkSnapshots implements VmdkSnapshotOperations {
   }
 
   /** The disk's file becomes the snapshot's, and an empty child takes its place; on failure everything is as before. */
-  async #freezeFront(directory: SnapshotDirectory, name: string, createdAt: Date): Promise<SnapshotEntry> {
+  async #freezeFront(
+    directory: SnapshotDirectory,
+    name: string,
+    createdAt: Date,
+  ): Promise<{ entry: SnapshotEntry; publish: Publish }> {
     const image = this.#image;
     const front = image.extent;
     await image.flush();
     await front.grains.trim();
-    const uid = directory.lastUid + 1;
-    const fileName = await this.#linkFront(uid);
+    const fileName = await this.#linkFront(directory.lastUid + 1);
+    const entry = this.#enter(directory, { fileName, displayName: name, createdAt });
     const file = sibling(image.file, fileName);
     const extentName = front.extentName ?? path.basename(image.file);
     let child: SparseExtent;
+    let publish: Publish;
     try {
       await front.rename(fileName);
+      publish = await this.#prepare(directory);
       child = await this.#writeChild(front, fileName);
       await this.#moveIntoPlace(child);
     } catch (error) {
       await this.#quietly(() => front.rename(extentName));
       await this.#quietly(() => this.#folder.remove(file));
+      await this.#quietly(() => this.#folder.remove(`${this.#directoryFile}.new`));
       throw error;
     }
-    const parentHint = front.parentHint;
     front.freeze(file);
     image.replace(child, linkOf(image.surroundings, front, image.link));
-    const parent = directory.entries.find((entry) => entry.fileName === parentHint)?.uid;
+    return { entry, publish };
+  }
+
+  /** Puts a snapshot of the disk's present state into the directory, in memory. */
+  #enter(
+    directory: SnapshotDirectory,
+    about: Pick<SnapshotEntry, 'fileName' | 'displayName' | 'createdAt'>,
+  ): SnapshotEntry {
+    const { parentHint } = this.#image.extent;
+    const uid = directory.lastUid + 1;
+    const parent = directory.entries.find(({ fileName }) => fileName === parentHint)?.uid;
     const others = new Map([
       ['filename', `${path.basename(this.#stem)}-Snapshot${uid}.vmsn`],
       ['numDisks', '1'],
     ]);
-    return { uid, parent, displayName: name, createdAt, fileName, others };
+    const entry = { ...about, uid, parent, others };
+    directory.entries.push(entry);
+    directory.lastUid = uid;
+    directory.current = uid;
+    return entry;
   }
 
   /** Gives the disk's file the next free snapshot name as well. */

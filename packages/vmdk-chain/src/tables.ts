@@ -164,14 +164,14 @@ export class GrainTables {
     const entries = new Uint32Array(GRAIN_TABLE_ENTRIES);
     const first = this.#header.overheadBytes / SECTOR;
     const end = Math.ceil(this.#storage.size() / SECTOR);
-    let any = 0;
+    let union = 0;
     for (let i = 0; i < GRAIN_TABLE_ENTRIES; i++) {
       const sector = view.getUint32(i * 4, true);
       entries[i] = sector;
-      any |= sector;
+      union |= sector;
       if (sector !== 0 && (sector < first || sector >= end)) this.#assertZeroed(index, i, sector);
     }
-    return { index, entries: any === 0 ? NO_ENTRIES : entries, dirty: 0 };
+    return { index, entries: union === 0 ? NO_ENTRIES : entries, dirty: 0 };
   }
 
   #assertZeroed(index: number, entry: number, sector: number): void {

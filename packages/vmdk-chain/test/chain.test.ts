@@ -1,5 +1,6 @@
 // What is special about chains: their length, their files, and what other programs have put there.
 
+import { type Fault, FaultFolder } from '@cowlab/conformance';
 import { CountingFolder, createDisk, type Disk, MemoryFolder, openDisk, totalCounts } from '@cowlab/core';
 import { vmdk } from '@cowlab/vmdk-chain';
 import { beforeAll, describe, expect, it } from 'vitest';
@@ -118,6 +119,45 @@ describe('deleting', () => {
     await disk.close();
     expect(await folder.list()).toEqual(['disk.vmdk', 'disk.vmsd']);
   });
+});
+
+describe('creating', () => {
+  it('makes as many calls on a large disk as on a small one', async () => {
+    const counts = [];
+    for (const size of [1024 ** 3, 1024 ** 4]) {
+      const folder = new CountingFolder(new MemoryFolder());
+      await createDisk({ folder, file: 'disk.vmdk' }, { driver: vmdk, size });
+      const disk = await open(folder);
+      await disk.write(0, Buffer.alloc(1));
+      folder.reset();
+      await disk.snapshots.create('a');
+      const { reads, writes } = totalCounts(folder.counts);
+      counts.push({ reads, writes, flushes: folder.counts.flushes });
+      await disk.close();
+    }
+    expect(counts[1]).toEqual(counts[0]);
+  });
+
+  it.each<Fault['purpose']>(['header', 'mapping', 'snapshot'])(
+    'leaves nothing behind when the %s does not fit on the medium, and can be done again',
+    async (purpose) => {
+      const memory = new MemoryFolder();
+      const folder = new FaultFolder(memory);
+      await (await newDisk(memory)).close();
+      const disk = await open(folder);
+      await disk.write(0, Buffer.alloc(GRAIN, 1));
+      await disk.flush();
+      folder.arm({ kind: 'short', methods: ['write'], nth: 1, purpose, lasting: true });
+      await expect(disk.snapshots.create('a')).rejects.toMatchObject({ code: 'ERR_NO_SPACE' });
+      folder.disarm();
+      expect(await memory.list()).toEqual(['disk.vmdk']);
+      expect(disk.stats()).toMatchObject({ links: 0 });
+      await disk.snapshots.create('a');
+      expect((await disk.check()).findings).toEqual([]);
+      await disk.close();
+      expect(await memory.list()).toEqual(['disk-000001.vmdk', 'disk.vmdk', 'disk.vmsd']);
+    },
+  );
 });
 
 describe('the descriptor', () => {
@@ -250,7 +290,21 @@ describe('grain tables in memory', () => {
 });
 
 describe('without snapshots', () => {
-  it('an overwrite is one storage call, and a flush one more', async () => {
+  it('the first write after an open changes one sector of the descriptor, once', async () => {
+    const folder = new CountingFolder(new MemoryFolder());
+    const first = await newDisk(folder);
+    await first.write(0, Buffer.alloc(SIZE, 1));
+    await first.close();
+    const disk = await open(folder);
+    folder.reset();
+    await disk.write(0, Buffer.alloc(GRAIN, 2));
+    await disk.write(GRAIN, Buffer.alloc(GRAIN, 2));
+    expect(folder.counts.purposes.header).toMatchObject({ reads: 1, writes: 1, writtenBytes: 512 });
+    expect(folder.counts.flushes).toBe(1);
+    await disk.close();
+  });
+
+  it('a read or an overwrite is one storage call, and a flush one more', async () => {
     const folder = new CountingFolder(new MemoryFolder());
     const disk = await newDisk(folder);
     await disk.write(0, Buffer.alloc(SIZE, 1));
@@ -260,6 +314,8 @@ describe('without snapshots', () => {
     expect(disk.flush()).toBeUndefined();
     expect(totalCounts(folder.counts)).toMatchObject({ reads: 0, writes: SIZE / GRAIN });
     expect(folder.counts.flushes).toBe(1);
+    expect(disk.read(0, Buffer.alloc(SIZE))).toBeUndefined();
+    expect(totalCounts(folder.counts)).toMatchObject({ reads: 1, writes: SIZE / GRAIN });
     await disk.close();
   });
 });
