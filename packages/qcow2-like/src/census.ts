@@ -34,7 +34,7 @@ export interface Census {
   readonly allocatedBytes: number;
 }
 
-const maxProblems = 1000;
+export const maxProblems: number = 1000;
 
 export async function takeCensus(
   file: ImageFile,

@@ -1,5 +1,5 @@
 import { type CheckOptions, type CheckReport, corrupt, type Finding, viewOf } from '@cowlab/core';
-import { type Census, takeCensus } from './census.ts';
+import { type Census, maxProblems, takeCensus } from './census.ts';
 import { compressedFlag, copiedFlag, hostOffsetOf, zeroFlag } from './entries.ts';
 import type { ImageParts } from './image.ts';
 import type { ImageFile } from './image-file.ts';
@@ -18,7 +18,8 @@ import { type TableAt, walkTables } from './walk.ts';
  *   refcount too high                    leak
  *   COPIED without a count of one        corruption: a write in place would change a snapshot
  *   COPIED missing                       leak: one needless copy, and its old place (QEMU calls it an error)
- *   pointer where nothing can be         corruption that nothing here can mend: it is reported, and stays
+ *   refcount block where nothing can be  corruption; all counts are written anew
+ *   other pointer where nothing can be   corruption that nothing here can mend: it is reported, and stays
  *
  * While the dirty bit is set, the bookkeeping is stale and known to be: what is wrong with it is no corruption,
  * and the next open for writing sets it right.
@@ -56,13 +57,21 @@ interface WrongCount {
   readonly isMissing: boolean;
 }
 
-/** Checks a state of which nothing is in memory only. Repairs nothing while a pointer leads nowhere: what lies behind it would be lost. */
+/**
+ * Checks a state of which nothing is in memory only. Repairs nothing while a pointer leads nowhere: what lies behind
+ * it would be lost. A pointer to a refcount block is the exception: what it counts can be counted anew.
+ */
 export async function checkImage(parts: ImageParts, options: CheckOptions): Promise<CheckReport> {
   const { file, metadata } = parts;
   const census = await takeCensus(file, metadata?.snapshots ?? parts.snapshots, options);
   const report = new Report(file.name);
-  for (const problem of census.problems) report.add({ severity: 'corruption', repaired: false, ...problem });
-  const repairs = census.problems.length > 0 ? undefined : options.repair;
+  const isLost = census.problems.length > 0;
+  const isKnown = census.problems.length < maxProblems;
+  const canRebuild = options.repair === 'all' && isKnown && census.problems.every(isOfRefcounts);
+  for (const problem of census.problems) {
+    report.add({ severity: 'corruption', repaired: canRebuild, ...problem });
+  }
+  const repairs = isLost && !canRebuild ? undefined : options.repair;
   const isStale = file.header.dirty;
   const refcounts = metadata?.refcounts ?? (await Refcounts.load(file, file.geometry.clusterBytes));
   const wrong = (await compareCounts(refcounts, census)).filter(({ cluster, expected, recorded }) => {
@@ -81,8 +90,12 @@ export async function checkImage(parts: ImageParts, options: CheckOptions): Prom
     const message = `in the ${table}: ${isOne ? 'missing, though nothing else refers' : 'set, though something else refers too'}`;
     report.add({ severity, structure: 'COPIED flag', message, hostOffset, repaired: repairs !== undefined });
   });
-  const mustRepair = wrong.length > 0 || (repairs !== undefined && wrongFlags > 0);
-  if (metadata !== undefined && mustRepair) await repair(metadata, census, wrong);
+  const mustRepair = wrong.length > 0 || (repairs !== undefined && (wrongFlags > 0 || isLost));
+  if (metadata !== undefined && mustRepair) {
+    await repair(metadata, census, () =>
+      isLost ? rebuildRefcounts(metadata, census.references) : mendCounts(metadata, census, wrong),
+    );
+  }
   return {
     corruptions: report.corruptions,
     leaks: report.leaks,
@@ -105,7 +118,12 @@ export async function recover(metadata: Metadata): Promise<void> {
     const { structure, message, hostOffset } = problem;
     throw corrupt(file.name, structure, message, hostOffset === undefined ? {} : { offset: hostOffset });
   }
-  await repair(metadata, census, await compareCounts(metadata.refcounts, census));
+  const wrong = await compareCounts(metadata.refcounts, census);
+  await repair(metadata, census, () => mendCounts(metadata, census, wrong));
+}
+
+function isOfRefcounts({ structure }: { readonly structure: string }): boolean {
+  return structure === 'refcount block';
 }
 
 async function compareCounts(refcounts: Refcounts, { references }: Census): Promise<WrongCount[]> {
@@ -175,12 +193,16 @@ function forEachCluster(view: DataView, visit: (hi: number, lo: number, at: numb
   }
 }
 
-async function repair(metadata: Metadata, census: Census, wrong: readonly WrongCount[]): Promise<void> {
-  const { file, refcounts } = metadata;
+async function mendCounts(metadata: Metadata, census: Census, wrong: readonly WrongCount[]): Promise<void> {
+  if (wrong.some(({ isMissing }) => isMissing)) return rebuildRefcounts(metadata, census.references);
+  for (const { cluster, expected } of wrong) await metadata.refcounts.assign(cluster, expected);
+}
+
+async function repair(metadata: Metadata, census: Census, setCounts: () => Promise<void>): Promise<void> {
+  const { file } = metadata;
   const hasDirtyBit = file.header.version === 3;
   if (hasDirtyBit && !file.header.dirty) await file.update({ dirty: true });
-  if (wrong.some(({ isMissing }) => isMissing)) await rebuildRefcounts(metadata, census.references);
-  else for (const { cluster, expected } of wrong) await refcounts.assign(cluster, expected);
+  await setCounts();
   await mendFlags(metadata, census.references);
   await metadata.writeAll();
   if (hasDirtyBit) await file.update({ dirty: false });

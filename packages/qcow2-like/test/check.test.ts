@@ -58,6 +58,18 @@ const damages: [string, (bytes: Buffer) => void, 'corruption' | 'leak', string][
     'refcount',
   ],
   [
+    'a refcount block past the end of the file',
+    (bytes) => void bytes.writeBigUInt64BE(1n << 40n, placesIn(bytes).refcountTable),
+    'corruption',
+    'refcount block',
+  ],
+  [
+    'a refcount block that counts nothing and lies between clusters',
+    (bytes) => void bytes.writeBigUInt64BE(512n, placesIn(bytes).refcountTable + 8),
+    'corruption',
+    'refcount block',
+  ],
+  [
     'COPIED on a shared cluster',
     (bytes) => void bytes.writeUInt8(0x80, placesIn(bytes).l2 + 6 * 8),
     'corruption',
