@@ -36,8 +36,8 @@ import {
  *            longer, and unlisted until vmsd is published.
  *   delete   for each child of the file (the disk, other snapshots; branches too): copy what it lacks, flush
  *            the data, write the tables, flush → name the parent's parent in its descriptor (one sector), flush.
- *            Then prepare and publish vmsd → remove the file. A child reads the same before and after each step, and the
- *            snapshot is there, whole, until vmsd no longer lists it; then only its file may be left.
+ *            Then prepare and publish vmsd → remove the file. A child reads the same before and after each step,
+ *            and the snapshot is there, whole, until vmsd no longer lists it; then only its file may be left.
  *   apply    prepare vmsd → write an empty child of the snapshot's file into disk.vmdk.new, flush → rename it over
  *            disk.vmdk → flush the folder → publish vmsd. The first rename is the moment.
  *

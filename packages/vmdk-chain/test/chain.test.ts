@@ -1,14 +1,23 @@
 // What is special about chains: their length, their files, and what other programs have put there.
 
-import { type Fault, FaultFolder } from '@cowlab/conformance';
-import { CountingFolder, createDisk, type Disk, MemoryFolder, openDisk, totalCounts } from '@cowlab/core';
+import { FaultFolder } from '@cowlab/conformance';
+import {
+  CountingFolder,
+  createDisk,
+  type Disk,
+  MemoryFolder,
+  openDisk,
+  type Purpose,
+  type StorageFolder,
+  totalCounts,
+} from '@cowlab/core';
 import { vmdk } from '@cowlab/vmdk-chain';
 import { beforeAll, describe, expect, it } from 'vitest';
 
 const SIZE = 1024 * 1024;
 const GRAIN = 4096;
 
-const open = (folder: MemoryFolder | CountingFolder, file = 'disk.vmdk'): Promise<Disk> =>
+const open = (folder: StorageFolder, file = 'disk.vmdk'): Promise<Disk> =>
   openDisk({ folder, file }, { drivers: [vmdk], format: 'vmdk' });
 
 async function newDisk(folder: MemoryFolder | CountingFolder): Promise<Disk> {
@@ -138,7 +147,7 @@ describe('creating', () => {
     expect(counts[1]).toEqual(counts[0]);
   });
 
-  it.each<Fault['purpose']>(['header', 'mapping', 'snapshot'])(
+  it.each<Purpose>(['header', 'mapping', 'snapshot'])(
     'leaves nothing behind when the %s does not fit on the medium, and can be done again',
     async (purpose) => {
       const memory = new MemoryFolder();
@@ -158,6 +167,39 @@ describe('creating', () => {
       expect(await memory.list()).toEqual(['disk-000001.vmdk', 'disk.vmdk', 'disk.vmsd']);
     },
   );
+});
+
+describe('a snapshot directory of VMware, whose disk stays in its first file', () => {
+  it('is listed and not changed', async () => {
+    const folder = new MemoryFolder();
+    const first = await newDisk(folder);
+    await first.close();
+    const directory = await folder.create('disk.vmsd');
+    const lines = [
+      '.encoding = "UTF-8"',
+      'snapshot.lastUID = "3"',
+      'snapshot.numSnapshots = "1"',
+      'snapshot.current = "3"',
+      'snapshot0.uid = "3"',
+      'snapshot0.displayName = "by VMware"',
+      'snapshot0.createTimeHigh = "379000"',
+      'snapshot0.createTimeLow = "-5"',
+      'snapshot0.numDisks = "1"',
+      'snapshot0.disk0.fileName = "disk.vmdk"',
+      'snapshot0.disk0.node = "scsi0:0"',
+    ];
+    await directory.write(0, Buffer.from(`${lines.join('\r\n')}\r\n`));
+    await directory.close();
+    const before = await textOf(folder, 'disk.vmsd');
+    const disk = await open(folder);
+    expect(await disk.snapshots.list()).toMatchObject([{ id: '3', name: 'by VMware', parent: null }]);
+    const refused = { code: 'ERR_UNSUPPORTED', data: { field: 'snapshot0.disk0.fileName' } };
+    await expect(disk.snapshots.create('ours')).rejects.toMatchObject(refused);
+    await expect(disk.snapshots.delete('3')).rejects.toMatchObject(refused);
+    await expect(disk.snapshots.apply('3')).rejects.toMatchObject(refused);
+    await disk.close();
+    expect(await textOf(folder, 'disk.vmsd')).toBe(before);
+  });
 });
 
 describe('the descriptor', () => {
