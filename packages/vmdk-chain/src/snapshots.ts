@@ -30,16 +30,16 @@ import {
  * it; "publish" it: rename it over the old one, flush the folder.
  *
  *   create   flush the disk → link its file under the snapshot's name → write that name into its extent line →
- *            prepare vmsd → write an empty child into disk.vmdk.new, flush → rename it over disk.vmdk → flush
- *            the folder → publish vmsd. Before the rename nothing has happened (a second name of the disk's file
- *            may be left), and a full file system has shown itself; after it the content is the same, one link
- *            longer, and unlisted until vmsd is published.
+ *            prepare vmsd → write an empty child into disk.vmdk.new, flush → flush the folder → rename it over
+ *            disk.vmdk → flush the folder → publish vmsd. Before the rename nothing has happened (a second name
+ *            of the disk's file may be left), and a full file system has shown itself; after it the content is
+ *            the same, one link longer, and unlisted until vmsd is published.
  *   delete   for each child of the file (the disk, other snapshots; branches too): copy what it lacks, flush
  *            the data, write the tables, flush → name the parent's parent in its descriptor (one sector), flush.
  *            Then prepare and publish vmsd → remove the file. A child reads the same before and after each step,
  *            and the snapshot is there, whole, until vmsd no longer lists it; then only its file may be left.
- *   apply    prepare vmsd → write an empty child of the snapshot's file into disk.vmdk.new, flush → rename it over
- *            disk.vmdk → flush the folder → publish vmsd. The first rename is the moment.
+ *   apply    prepare vmsd → write an empty child of the snapshot's file into disk.vmdk.new, flush → flush the folder
+ *            → rename it over disk.vmdk → flush the folder → publish vmsd. The first rename is the moment.
  *
  * Which snapshot the disk stands on is told by its descriptor, not by `snapshot.current`, which may be one crash
  * behind. Files that a crash has left unlisted are found by walking down from the listed ones.
@@ -356,6 +356,8 @@ export class VmdkSnapshots implements VmdkSnapshotOperations {
   async #moveIntoPlace(child: SparseExtent): Promise<void> {
     const temporary = child.file;
     try {
+      // The old file's second name must not be lost while the first one goes.
+      await this.#folder.flush();
       await this.#folder.rename(temporary, this.#image.file);
     } catch (error) {
       await child.storage.close();
