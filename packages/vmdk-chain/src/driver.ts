@@ -41,7 +41,7 @@ const options: OptionTable = {
   grain_size: {
     type: 'size',
     default: DEFAULT_GRAIN_BYTES,
-    help: `allocation unit: a power of two from ${MIN_GRAIN_BYTES} to ${MAX_GRAIN_BYTES}`,
+    help: 'allocation unit: a power of two from 4K to 1M',
   },
   zeroed_grain: {
     type: 'boolean',
@@ -52,7 +52,7 @@ const options: OptionTable = {
     type: 'choice',
     choices: ['ide', 'buslogic', 'lsilogic', 'legacyESX'],
     default: 'ide',
-    help: 'adapter that the descriptor names',
+    help: 'adapter that the descriptor names: ide, buslogic, lsilogic or legacyESX',
   },
 };
 
