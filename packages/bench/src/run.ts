@@ -57,7 +57,7 @@ export async function runBench(options: BenchOptions): Promise<Results> {
   const seed = checkSeed(options.seed ?? 1);
   const date = new Date();
   const started = performance.now();
-  if (options.out !== undefined) await makeFolder(options.out);
+  if (options.out !== undefined) await assertWritableFolder(options.out);
   const lab = new Lab();
   try {
     assertRoom(lab, subjects, profile);
@@ -143,12 +143,26 @@ async function measureAll(
 }
 
 /** Before minutes are spent on results that nobody can keep. */
-async function makeFolder(folder: string): Promise<void> {
+async function assertWritableFolder(folder: string): Promise<void> {
   try {
-    await fs.mkdir(folder, { recursive: true });
-    await fs.access(folder, fs.constants.W_OK);
+    await makeFolder(path.resolve(folder));
+    // The dot, because a file of that name would do otherwise.
+    await fs.access(`${folder}/.`, fs.constants.W_OK);
   } catch (error) {
     throw fromSystemError(error, folder, 'mkdir');
+  }
+}
+
+/** Not Node's own recursion: that goes on for ever where a file system takes no folders (`/proc`). */
+async function makeFolder(folder: string): Promise<void> {
+  try {
+    await fs.mkdir(folder);
+  } catch (error) {
+    const { code } = error as NodeJS.ErrnoException;
+    if (code === 'EEXIST') return;
+    if (code !== 'ENOENT') throw error;
+    await makeFolder(path.dirname(folder));
+    await fs.mkdir(folder);
   }
 }
 

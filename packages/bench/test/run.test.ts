@@ -1,8 +1,8 @@
 import { readdirSync } from 'node:fs';
-import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
+import { mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest';
 import {
   type BenchProgress,
   formatNames,
@@ -24,12 +24,15 @@ let results: Results;
 const progress: BenchProgress[] = [];
 
 beforeAll(async () => {
+  await mkdir(at('images'));
+  vi.stubEnv('TMPDIR', at('images'));
   results = await runBench({
     profile: tiny,
-    out: at('out'),
+    out: at('new/out'),
     seed: 7,
     onProgress: (each) => progress.push(each),
   });
+  vi.unstubAllEnvs();
 }, 120_000);
 
 function cellsOf(rows: readonly { readonly format: string; readonly snapshots: number }[]): string[] {
@@ -48,7 +51,7 @@ function row<T extends { format: string; snapshots: number }>(
 
 describe('a run', () => {
   it('leaves results.json, which its schema accepts', async () => {
-    const parsed = parseResults(JSON.parse(await readFile(at('out/results.json'), 'utf8')));
+    const parsed = parseResults(JSON.parse(await readFile(at('new/out/results.json'), 'utf8')));
     expect(parsed).toEqual(results);
     expect(parsed).toMatchObject({ seed: 7, profile: { name: 'tiny' }, formats: formatNames });
   });
@@ -124,8 +127,8 @@ describe('a run', () => {
   });
 
   it('takes its images away', () => {
-    expect(readdirSync(at('.'))).toEqual(['out']);
-    expect(readdirSync(at('out'))).toEqual(['results.json']);
+    expect(readdirSync(at('new/out'))).toEqual(['results.json']);
+    expect(readdirSync(at('images'))).toEqual([]);
   });
 });
 
@@ -197,11 +200,17 @@ describe('a run that cannot be', () => {
     await expect(runBench(options)).rejects.toMatchObject({ code, message: expect.stringContaining(words) });
   });
 
-  it('for lack of a place for its results fails before it measures, and names the place', async () => {
-    const out = join(folder, 'a file', 'out');
-    const progressed: BenchProgress[] = [];
-    const run = runBench({ profile: tiny, out, onProgress: (each) => progressed.push(each) });
-    await expect(run).rejects.toMatchObject({ message: expect.stringContaining(out) });
-    expect(progressed).toEqual([]);
-  });
+  it.each([
+    ['below a file', ['a file', 'out']],
+    ['that is a file', ['a file']],
+  ])(
+    'for lack of a place for its results, one %s, fails before it measures, and names it',
+    async (_, names) => {
+      const out = join(folder, ...names);
+      const progressed: BenchProgress[] = [];
+      const run = runBench({ profile: tiny, out, onProgress: (each) => progressed.push(each) });
+      await expect(run).rejects.toMatchObject({ message: expect.stringContaining(out) });
+      expect(progressed).toEqual([]);
+    },
+  );
 });
