@@ -111,7 +111,7 @@ export const profiles: Readonly<Record<ProfileName, Profile>> = {
     cellBudgetMs: 10_000,
     openRounds: 9,
     memoryRuns: 5,
-    snapshotIterations: 15,
+    snapshotIterations: 9,
     heldBytes: 16 * MIB,
     snapshotBudgetMs: 10_000,
     historyImageBytes: 256 * MIB,
