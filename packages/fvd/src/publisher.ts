@@ -123,6 +123,11 @@ export class Publisher {
     this.#dirty.set(Math.floor(chunk / this.#pageChunks));
   }
 
+  /** Whether entries of the page have changed since it was written. */
+  isTouched(page: number): boolean {
+    return this.#dirty.get(page);
+  }
+
   get isInDoubt(): boolean {
     return this.#doubt !== undefined;
   }

@@ -73,7 +73,7 @@ export async function readState(
 }
 
 /** Reads every page, in the order they lie on disk, in large pieces. */
-async function eachPage(
+export async function eachPage(
   storage: Storage,
   pages: PagePointers,
   visit: (page: number, content: Uint8Array) => void,
