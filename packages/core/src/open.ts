@@ -25,7 +25,7 @@ export interface OpenDiskOptions extends Formats {
   /** The driver's name; without one the format is probed from the file's first bytes. */
   readonly format?: string;
   readonly readOnly?: boolean;
-  /** Options of the driver for this opening; see its `openOptions`. */
+  /** Options of the driver for this opening, and for backings of its format; see its `openOptions`. */
   readonly options?: OptionValues;
 }
 
@@ -87,6 +87,8 @@ interface OpenRequest {
   readonly format: string | undefined;
   readonly readOnly: boolean;
   readonly options: OptionValues;
+  /** For a backing: the driver of the image above, whose options these are. */
+  readonly above?: BlockDriver;
 }
 
 async function openImage(request: OpenRequest): Promise<Disk> {
@@ -95,10 +97,13 @@ async function openImage(request: OpenRequest): Promise<Disk> {
     request.format === undefined ? await probe(folder, file, drivers) : byName(drivers, request.format, file);
   if (!readOnly && !driver.capabilities.write) throw readsOnly(file, driver);
   const gate = await request.gate.below(file);
+  // Options of one format mean nothing to another, and everything to a chain of its own.
+  const options = request.above === undefined || request.above === driver ? request.options : {};
   const context: OpenContext = {
     readOnly,
-    options: checkOptions(driver.openOptions, request.options),
-    openBacking: (reference, field) => openBacking(request, gate, reference, field),
+    options: checkOptions(driver.openOptions, options),
+    openBacking: (reference, field) =>
+      openBacking({ ...request, options, above: driver }, gate, reference, field),
   };
   return new Disk(driver, await driver.open(folder, file, context), file, readOnly);
 }
@@ -110,7 +115,7 @@ async function openBacking(
   field: string,
 ): Promise<Backing> {
   const file = await gate.admit(above.file, reference, field);
-  return openImage({ ...above, file, gate, format: reference.format, readOnly: true, options: {} });
+  return openImage({ ...above, file, gate, format: reference.format, readOnly: true });
 }
 
 function withRaw(drivers: readonly BlockDriver[] = []): readonly BlockDriver[] {

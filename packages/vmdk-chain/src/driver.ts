@@ -27,6 +27,9 @@ const capabilities: Capabilities = {
   snapshots: 'chain',
   // One less than core's gate lets a chain be long, with room for links that a crash has left unlisted.
   maxSnapshots: 4000,
+  renameSnapshots: true,
+  snapshotParents: true,
+  diff: true,
   backing: true,
   resize: 'none',
   repair: [],
@@ -155,14 +158,6 @@ export const vmdk: BlockDriver = {
     const wanted = context.options.grain_table_cache;
     const cacheBytes = typeof wanted === 'number' ? wanted : DEFAULT_CACHE_BYTES;
     const snapshotsOf = (image: VmdkImage): VmdkSnapshots => new VmdkSnapshots(image);
-    const image = await openImage(
-      { driver: vmdk, folder, context, cacheBytes, snapshotsOf },
-      path.normalize(file),
-    );
-    // Core opens parents without the options of their child.
-    if (cacheBytes !== DEFAULT_CACHE_BYTES) {
-      for (const { extent } of image.chain()) extent.tables.limitCache(cacheBytes);
-    }
-    return image;
+    return openImage({ driver: vmdk, folder, context, cacheBytes, snapshotsOf }, path.normalize(file));
   },
 };

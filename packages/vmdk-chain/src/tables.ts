@@ -48,7 +48,7 @@ export class GrainTables {
   readonly #file: string;
   readonly #storage: Storage;
   readonly #header: SparseHeader;
-  #slots: (GrainTable | undefined)[];
+  readonly #slots: (GrainTable | undefined)[];
   readonly #dirty = new Map<number, GrainTable>();
   readonly #writing = new Map<number, GrainTable>();
   readonly #loading = new Map<number, Promise<GrainTable>>();
@@ -68,11 +68,6 @@ export class GrainTables {
     this.directory = directory;
     this.#redundant = redundant;
     this.#slots = emptySlots(cacheBytes, directory.length);
-  }
-
-  /** Forgets the clean tables, and keeps no more than so many bytes of them from now on. */
-  limitCache(cacheBytes: number): void {
-    this.#slots = emptySlots(cacheBytes, this.directory.length);
   }
 
   /** The table at once when it is in memory or its storage does not wait. Throws `ERR_CORRUPT` for a bad entry. */
