@@ -24,7 +24,7 @@ import { readState, type State } from './tree.ts';
 
 const MAX_FINDINGS = 1000;
 
-class Findings {
+export class Findings {
   readonly list: Finding[] = [];
   readonly totals = { corruption: 0, leak: 0, repaired: 0 };
   readonly #file: string;

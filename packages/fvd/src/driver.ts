@@ -40,6 +40,8 @@ import { Publisher } from './publisher.ts';
 import { Space } from './space.ts';
 import { continuation } from './table.ts';
 import { emptyState, readState, type State } from './tree.ts';
+import { isVersion1 } from './v1/layout.ts';
+import { openVersion1 } from './v1/open.ts';
 
 const capabilities: Capabilities = {
   write: true,
@@ -214,6 +216,12 @@ async function replayInto(
 }
 
 async function openImage(storage: Storage, context: OpenContext): Promise<DriverImage> {
+  const head = new Uint8Array(8);
+  await storage.read(0, head, 'header');
+  return isVersion1(head) ? openVersion1(storage, context) : openVersion2(storage, context);
+}
+
+async function openVersion2(storage: Storage, context: OpenContext): Promise<DriverImage> {
   const superblock = await newestSuperblock(storage);
   const { hostChunks, chunkBytes, blockBytes, size, root, catalog: region } = superblock;
   const geometry = geometryOf(chunkBytes, blockBytes);
@@ -248,7 +256,7 @@ async function openBase(superblock: Superblock, context: OpenContext): Promise<B
   return context.openBacking({ file: superblock.base, ...(format !== '' && { format }) }, 'superblock.base');
 }
 
-/** The FVD format, version 2: see FORMAT.md. */
+/** The FVD format: version 2, and version 1 to be read. See FORMAT.md. */
 export const fvd: BlockDriver = {
   name: 'fvd',
   capabilities,
