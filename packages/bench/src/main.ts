@@ -5,7 +5,7 @@ import { compareResults } from './baseline.ts';
 import type { Profile, ProfileName } from './profiles.ts';
 import { ProgressLine, type ProgressStream } from './progress.ts';
 import { report } from './report.ts';
-import { RESULTS_FILE, runBench, temporaryOut } from './run.ts';
+import { keepResults, RESULTS_FILE, runBench } from './run.ts';
 import { parseResults, type Results } from './schema.ts';
 
 export interface BenchMainOptions {
@@ -35,16 +35,16 @@ export async function benchMain(options: BenchMainOptions): Promise<number> {
   process.once('SIGINT', stop).once('SIGTERM', stop);
   try {
     const baseline = options.baseline === undefined ? undefined : await readResults(options.baseline);
-    const out = options.out ?? (await temporaryOut());
     const results = await runBench({
       profile,
-      out,
+      ...(options.out !== undefined && { out: options.out }),
       onProgress: (state) => progress.update(state),
       ...(formats && { formats }),
       ...(seed !== undefined && { seed }),
     });
     progress.end();
     stdout.write(report(results, bold));
+    const out = options.out ?? (await keepResults(results));
     stdout.write(`\nresults: ${path.resolve(out, RESULTS_FILE)}\n`);
     return baseline === undefined ? 0 : compare(baseline, results, stdout);
   } finally {

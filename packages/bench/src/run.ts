@@ -82,9 +82,11 @@ export async function runBench(options: BenchOptions): Promise<Results> {
   }
 }
 
-/** Makes a folder for results that nobody chose one for. */
-export function temporaryOut(): Promise<string> {
-  return fs.mkdtemp(path.join(os.tmpdir(), 'cowlab-results-'));
+/** Writes results for which nobody chose a folder into a new temporary one, and returns that. */
+export async function keepResults(results: Results): Promise<string> {
+  const folder = await fs.mkdtemp(path.join(os.tmpdir(), 'cowlab-results-'));
+  await writeResults(folder, results);
+  return folder;
 }
 
 type Measured = Omit<

@@ -1,6 +1,6 @@
 import { existsSync } from 'node:fs';
-import { readFile, rm, writeFile } from 'node:fs/promises';
-import { beforeAll, describe, expect, it } from 'vitest';
+import { mkdir, readFile, rm, writeFile } from 'node:fs/promises';
+import { beforeAll, describe, expect, it, vi } from 'vitest';
 import { type BenchMainOptions, benchMain, parseResults, type Results, type Verdict } from '../src/index.ts';
 import { scratch, tiny } from './lab.ts';
 
@@ -58,6 +58,16 @@ describe('the command', () => {
       expect(outcome.status).toBe(status);
     },
   );
+});
+
+it('without a folder for them, puts the results into a new temporary one', async () => {
+  await mkdir(at('temporary'));
+  vi.stubEnv('TMPDIR', at('temporary'));
+  const { stdout } = await bench({ formats: ['vmdk'] });
+  vi.unstubAllEnvs();
+  const file = stdout.trimEnd().split('\n').at(-1)?.replace('results: ', '') ?? '';
+  expect(file.startsWith(at('temporary'))).toBe(true);
+  expect(parseResults(JSON.parse(await readFile(file, 'utf8'))).formats).toEqual(['vmdk']);
 });
 
 describe('a baseline that cannot be read', () => {
