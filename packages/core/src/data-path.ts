@@ -204,11 +204,12 @@ async function fillAndPlace(image: DriverImage, placement: Placement, bytes: Uin
     filled = { bytes, at: placement.hostOffset - head };
     if (head + tail > 0) {
       const whole = new Uint8Array(head + length + tail);
-      await readBytes(image, guestOffset - head, whole.subarray(0, head));
+      if (head > 0) await readBytes(image, guestOffset - head, whole.subarray(0, head));
       whole.set(bytes, head);
       const end = guestOffset + length;
       const known = Math.min(tail, Math.max(0, image.size - end));
-      await readBytes(image, end, whole.subarray(head + length, head + length + known));
+      // A driver maps no empty range: at the end of the disk there would be nothing to map.
+      if (known > 0) await readBytes(image, end, whole.subarray(head + length, head + length + known));
       filled = { bytes: whole, at: placement.hostOffset - head };
     }
   } catch (error) {

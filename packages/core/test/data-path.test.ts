@@ -51,6 +51,21 @@ describe('a write', () => {
     expect([...(await bytesOf(disk, 9, 3))]).toEqual([1, 2, 2]);
   });
 
+  it.each([
+    [10 * PAGE_BYTES, 9 * PAGE_BYTES + 7, PAGE_BYTES - 7],
+    [10 * PAGE_BYTES, 9 * PAGE_BYTES, 100],
+  ])('on a disk of %i bytes at %i for %i asks for no empty range', async (size, offset, length) => {
+    const { disk, image } = await make({ size });
+    const asked: number[] = [];
+    const map = image.map.bind(image);
+    image.map = (at, bytes) => {
+      asked.push(bytes);
+      return map(at, bytes);
+    };
+    await disk.write(offset, filled(length, 1));
+    expect(asked).not.toContain(0);
+  });
+
   it('of a whole new page is placed as it is, without a promise', async () => {
     const { disk, image } = await make();
     expect(disk.write(PAGE_BYTES, filled(PAGE_BYTES, 1))).toBeUndefined();
