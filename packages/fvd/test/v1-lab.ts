@@ -47,28 +47,6 @@ export function sha256(bytes: Uint8Array): string {
   return createHash('sha256').update(bytes).digest('hex');
 }
 
-/** Where the header has what. */
-export const at = {
-  version: 4,
-  all_data_in_fvd_img: 8,
-  virtual_disk_size: 12,
-  metadata_size: 20,
-  base_img: 28,
-  base_img_fmt: 1052,
-  base_img_size: 1068,
-  bitmap_offset: 1076,
-  bitmap_size: 1084,
-  block_size: 1092,
-  data_file: 1108,
-  data_file_fmt: 2132,
-  table_offset: 2212,
-  chunk_size: 2220,
-  add_storage_cmd: 2236,
-  journal_offset: 4284,
-  journal_size: 4292,
-  clean_shutdown: 4300,
-} as const;
-
 export function put32(image: Uint8Array, offset: number, value: number): void {
   viewOf(image).setInt32(offset, value | 0, true);
 }

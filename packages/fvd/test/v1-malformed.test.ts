@@ -1,7 +1,8 @@
 import { CountingFolder, CowlabError, type Disk, isCowlabError } from '@cowlab/core';
 import { describe, expect, it } from 'vitest';
 import { contents, file, fileBytes, filled, KiB, refusal } from './lab.ts';
-import { at, fixtureBytes, fixtures, folderOf, openToRead, put32, put64, putText } from './v1-lab.ts';
+import { HEADER_OFFSETS as at } from '../src/v1/layout.ts';
+import { fixtureBytes, fixtures, folderOf, openToRead, put32, put64, putText } from './v1-lab.ts';
 
 /** Of compact-base.fvd and compact-base-dirty.fvd alike. */
 const tableAt = 12_288;

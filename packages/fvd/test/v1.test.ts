@@ -1,3 +1,4 @@
+import { readFileSync } from 'node:fs';
 import {
   CountingFolder,
   createDisk,
@@ -10,7 +11,8 @@ import {
 import { describe, expect, it } from 'vitest';
 import { fvd } from '../src/index.ts';
 import { contents, file, fileBytes, filled, folderWith, KiB, makeImage, openImage, refusal } from './lab.ts';
-import { at, fixtureBytes, fixtures, folderOf, openToRead, put32, put64, putText, sha256 } from './v1-lab.ts';
+import { HEADER_OFFSETS as at } from '../src/v1/layout.ts';
+import { fixtureBytes, fixtures, folderOf, openToRead, put32, put64, putText, sha256 } from './v1-lab.ts';
 
 /** Where compact-base.fvd has its bitmap and its data. */
 const bitmapAt = 8192;
@@ -187,6 +189,17 @@ describe('an image of version 1', () => {
     const expected = 4 * 32 + 4 * Math.ceil(blocks / 32);
     expect(disk.stats()).toMatchObject({ residentMetadataBytes: expected, tableBytes: 128 });
     await disk.close();
+  });
+});
+
+describe('FORMAT.md', () => {
+  it('has every field of the header of version 1 that is decoded, where it is decoded', () => {
+    const text = readFileSync(new URL('../FORMAT.md', import.meta.url), 'utf8');
+    const section = text.slice(text.indexOf('## 10. Version 1'));
+    const rows = [...section.matchAll(/^\| (\d+) \| [\d,]+ \| `(\w+)` \|/gm)].map(
+      ([, offset, field]) => [field, Number(offset)] as const,
+    );
+    expect(Object.fromEntries(rows)).toEqual({ magic: 0, version: 4, ...at });
   });
 });
 

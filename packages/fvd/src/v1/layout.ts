@@ -14,6 +14,30 @@ export const HEADER_BYTES = 4336;
 const VERSION_1 = 1;
 const FIRST_REGION = Math.ceil(HEADER_BYTES / SECTOR_BYTES) * SECTOR_BYTES;
 
+/** Where the fields that a reader needs are, by the names of the format. */
+export const HEADER_OFFSETS = {
+  all_data_in_fvd_img: 8,
+  virtual_disk_size: 12,
+  metadata_size: 20,
+  base_img: 28,
+  base_img_fmt: 1052,
+  base_img_size: 1068,
+  bitmap_offset: 1076,
+  bitmap_size: 1084,
+  block_size: 1092,
+  data_file: 1108,
+  data_file_fmt: 2132,
+  compact_image: 2208,
+  table_offset: 2212,
+  chunk_size: 2220,
+  add_storage_cmd: 2236,
+  journal_offset: 4284,
+  journal_size: 4292,
+  clean_shutdown: 4300,
+} as const;
+
+type Field = keyof typeof HEADER_OFFSETS;
+
 /** What one image may take of our memory: 64 MiB of table, as much of bitmap; the journal is streamed. */
 const MAX_ENTRIES = 2 ** 24;
 const MAX_BITMAP_BYTES = 2 ** 26;
@@ -71,19 +95,24 @@ class Fields {
     this.#file = file;
   }
 
-  i32(at: number): number {
-    return this.#view.getInt32(at, true);
+  i8(field: Field): number {
+    return this.#view.getInt8(HEADER_OFFSETS[field]);
+  }
+
+  i32(field: Field): number {
+    return this.#view.getInt32(HEADER_OFFSETS[field], true);
   }
 
   /** A 64-bit field that counts bytes. */
-  bytes(at: number, field: string): number {
-    const value = this.#view.getBigInt64(at, true);
+  bytes(field: Field): number {
+    const value = this.#view.getBigInt64(HEADER_OFFSETS[field], true);
     this.ensure(value >= 0n && value <= Number.MAX_SAFE_INTEGER, field, 'is not from 0 to 2^53 - 1', value);
     return Number(value);
   }
 
-  text(at: number, length: number, field: string): string {
-    const bytes = this.#bytes.subarray(at, at + length);
+  text(field: Field, length: number): string {
+    const start = HEADER_OFFSETS[field];
+    const bytes = this.#bytes.subarray(start, start + length);
     const end = bytes.indexOf(0);
     this.ensure(end >= 0, field, 'has no end');
     try {
@@ -93,14 +122,14 @@ class Fields {
     }
   }
 
-  ensure(right: boolean, field: string, problem: string, value?: number | bigint): void {
+  ensure(right: boolean, field: Field, problem: string, value?: number | bigint): void {
     if (right) return;
     const found = value === undefined ? '' : `${value} `;
     throw corrupt(this.#file, `header.${field}`, `${found}${problem}`, value === undefined ? {} : { value });
   }
 
   /** Refuses what may be right, but is more than we hold. */
-  limit(value: number, most: number, field: string, what: string): void {
+  limit(value: number, most: number, field: Field, what: string): void {
     if (value <= most) return;
     throw unsupported(this.#file, `header.${field}`, `${value} ${what} are more than ${most}`, { value });
   }
@@ -111,16 +140,16 @@ function isSectors(bytes: number): boolean {
 }
 
 function decodeBase(fields: Fields, size: number): BaseFields | undefined {
-  if (fields.i32(8) !== 0) return undefined;
-  const file = fields.text(28, 1024, 'base_img');
+  if (fields.i32('all_data_in_fvd_img') !== 0) return undefined;
+  const file = fields.text('base_img', 1024);
   fields.ensure(file !== '', 'base_img', 'is empty, but not all data are in the image');
-  const format = fields.text(1052, 16, 'base_img_fmt');
-  const baseBytes = fields.bytes(1068, 'base_img_size');
+  const format = fields.text('base_img_fmt', 16);
+  const baseBytes = fields.bytes('base_img_size');
   fields.ensure(baseBytes % SECTOR_BYTES === 0, 'base_img_size', 'is no multiple of 512', baseBytes);
-  const blockBytes = fields.i32(1092);
+  const blockBytes = fields.i32('block_size');
   fields.ensure(isSectors(blockBytes), 'block_size', 'is no multiple of 512 above 0', blockBytes);
   const blocks = Math.ceil(baseBytes / blockBytes);
-  const bitmap = { offset: fields.bytes(1076, 'bitmap_offset'), bytes: fields.bytes(1084, 'bitmap_size') };
+  const bitmap = { offset: fields.bytes('bitmap_offset'), bytes: fields.bytes('bitmap_size') };
   const holds = bitmap.bytes >= Math.ceil(blocks / 8);
   fields.ensure(holds, 'bitmap_size', `bytes do not hold ${blocks} blocks`, bitmap.bytes);
   // The original's `update` shrinks a disk by its header alone, below its base even.
@@ -128,22 +157,22 @@ function decodeBase(fields: Fields, size: number): BaseFields | undefined {
 }
 
 function decodeTable(fields: Fields, size: number): TableFields | undefined {
-  if (fields.i32(2208) === 0) return undefined;
-  const chunkBytes = fields.bytes(2220, 'chunk_size');
+  if (fields.i32('compact_image') === 0) return undefined;
+  const chunkBytes = fields.bytes('chunk_size');
   fields.ensure(isSectors(chunkBytes), 'chunk_size', 'is no multiple of 512 above 0', chunkBytes);
   const entries = Math.ceil(size / chunkBytes);
-  return { offset: fields.bytes(2212, 'table_offset'), chunkBytes, entries };
+  return { offset: fields.bytes('table_offset'), chunkBytes, entries };
 }
 
 /** Regions lie between header and data, at sectors, and no two share a byte. */
 function assertRegions(fields: Fields, { base, table, journal, metadataBytes }: Header): void {
   const tableRegion = table && { offset: table.offset, bytes: table.entries * 4 };
-  const regions: [string, Region | undefined][] = [
+  const regions: [Field, Region | undefined][] = [
     ['bitmap_offset', base?.bitmap],
     ['table_offset', tableRegion],
     ['journal_offset', journal],
   ];
-  let before: [string, Region][] = [];
+  let before: [Field, Region][] = [];
   for (const [field, region] of regions) {
     if (region === undefined) continue;
     const { offset, bytes } = region;
@@ -164,15 +193,15 @@ export function decodeHeader(bytes: Uint8Array, fileBytes: number, file: string)
     throw corrupt(file, 'header', `the file has ${fileBytes} bytes, fewer than its header`);
   }
   const fields = new Fields(bytes, file);
-  const size = fields.bytes(12, 'virtual_disk_size');
+  const size = fields.bytes('virtual_disk_size');
   fields.ensure(isSectors(size), 'virtual_disk_size', 'is no multiple of 512 above 0', size);
-  const metadataBytes = fields.bytes(20, 'metadata_size');
+  const metadataBytes = fields.bytes('metadata_size');
   const inFile = metadataBytes >= FIRST_REGION && metadataBytes <= fileBytes;
   const range = `is not from ${FIRST_REGION} to the file's ${fileBytes}`;
   fields.ensure(inFile && isSectors(metadataBytes), 'metadata_size', range, metadataBytes);
   const addressable = metadataBytes + size <= Number.MAX_SAFE_INTEGER;
   fields.ensure(addressable, 'virtual_disk_size', 'leaves no room for metadata', size);
-  const journal = { offset: fields.bytes(4284, 'journal_offset'), bytes: fields.bytes(4292, 'journal_size') };
+  const journal = { offset: fields.bytes('journal_offset'), bytes: fields.bytes('journal_size') };
   const whole = journal.bytes % SECTOR_BYTES === 0;
   fields.ensure(whole, 'journal_size', 'is no multiple of 512', journal.bytes);
   const header: Header = {
@@ -181,10 +210,10 @@ export function decodeHeader(bytes: Uint8Array, fileBytes: number, file: string)
     base: decodeBase(fields, size),
     table: decodeTable(fields, size),
     journal: journal.bytes === 0 ? undefined : journal,
-    dataFile: fields.text(1108, 1024, 'data_file'),
-    dataFormat: fields.text(2132, 16, 'data_file_fmt'),
-    cleanShutdown: fields.i32(4300) !== 0,
-    namesCommand: bytes[2236] !== 0,
+    dataFile: fields.text('data_file', 1024),
+    dataFormat: fields.text('data_file_fmt', 16),
+    cleanShutdown: fields.i32('clean_shutdown') !== 0,
+    namesCommand: fields.i8('add_storage_cmd') !== 0,
   };
   assertRegions(fields, header);
   fields.limit(header.table?.entries ?? 0, MAX_ENTRIES, 'chunk_size', 'chunks');
