@@ -1,20 +1,21 @@
 import fs from 'node:fs';
 import path from 'node:path';
 import { performance } from 'node:perf_hooks';
-import { type Disk, FileFolder, openDisk } from '@cowlab/core';
+import { type Awaitable, type Disk, FileFolder, openDisk } from '@cowlab/core';
 import { drivers, type Subject } from './formats.ts';
 import { createImage, fill, IMAGE_FILE, type Lab, warmUp } from './lab.ts';
-import { breathe, median } from './measure.ts';
-import { patternBytes, randomOffsets } from './workload.ts';
+import { breathe, median, shuffled } from './measure.ts';
+import { patternBytes, randomOffsets, seededRandom } from './workload.ts';
 
 /*
  * What does the data path cost? Random reads and overwrites on a fully mapped image without snapshots, page cache
  * warm, against a bare loop of readSync or writeSync on the same bytes of the same file: the host offsets are
- * looked up beforehand. The three loops take turns in batches of less than a millisecond, so that whatever else
- * the machine does meets all of them; the answer is the median over all rounds of the ratio within one round.
+ * looked up beforehand. The three loops take turns, in another order each time, in batches of less than a
+ * millisecond, so that whatever else the machine does meets all of them; the answer is the median over all rounds of the ratio within one round.
  *
- * No file is flushed between two batches: the bare loop and the disk dirty the same pages, and a device that
- * falls behind slows down whoever comes next. So the file is flushed, untimed, whenever that could happen.
+ * Writes to a page cost more when it is the first since the page reached the device, and everything waits when the
+ * device falls behind. So now and then, untimed, the file is flushed and all its pages that will be written are
+ * written once: under the stopwatch nobody comes first.
  */
 
 export interface DataPathSizes {
@@ -101,21 +102,24 @@ function writeLoops({ disk, file, guest, host, sizes: { batch, requestBytes } }:
 async function compareLoops(
   loops: Loops,
   { batch, rounds }: DataPathSizes,
-  settle: () => void,
+  settle: () => Awaitable<void>,
 ): Promise<Ratios> {
   const names = ['bare', 'promises', 'every'] as const;
   const spent: Record<(typeof names)[number], number[]> = { bare: [], promises: [], every: [] };
   const warmUpRounds = Math.ceil(rounds / 10);
+  const random = seededRandom(rounds);
+  let next = 0;
   for (let round = 0; round < rounds + warmUpRounds; round++) {
-    for (let turn = 0; turn < names.length; turn++) {
-      const name = names[(turn + round) % names.length]!;
-      const started = performance.now();
-      await loops[name]((round % BATCHES) * batch);
-      if (round >= warmUpRounds) spent[name].push(performance.now() - started);
-    }
     if (round % BATCHES === 0) {
-      settle();
+      await settle();
       await breathe();
+    }
+    for (const name of shuffled(names, random)) {
+      // Another batch than the loop before had: nobody finds the pages in the processor's cache.
+      const from = (next++ % BATCHES) * batch;
+      const started = performance.now();
+      await loops[name](from);
+      if (round >= warmUpRounds) spent[name].push(performance.now() - started);
     }
   }
   const ratio = (name: 'promises' | 'every'): number =>
@@ -160,7 +164,11 @@ export async function measureDataPath(
     const host = await locate(disk, guest, requestBytes);
     const requests = { disk, file, guest, host, sizes };
     const reads = await compareLoops(readLoops(requests), sizes, () => undefined);
-    const overwrites = await compareLoops(writeLoops(requests), sizes, () => fs.fdatasyncSync(file));
+    const writes = writeLoops(requests);
+    const overwrites = await compareLoops(writes, sizes, async () => {
+      fs.fdatasyncSync(file);
+      for (let at = 0; at < BATCHES; at++) await writes.bare(at * batch);
+    });
     return { format: subject.name, reads, overwrites };
   } finally {
     fs.closeSync(file);

@@ -53,7 +53,8 @@ export async function interleaved(parties: readonly Party[], budgetMs: number): 
   return states.map(({ operations, roundMicros }) => ({ operations, roundMicros }));
 }
 
-function shuffled<T>(values: readonly T[], random: () => number): T[] {
+/** The same values in another order. */
+export function shuffled<T>(values: readonly T[], random: () => number): T[] {
   return values
     .map((value) => ({ value, key: random() }))
     .toSorted((a, b) => a.key - b.key)
