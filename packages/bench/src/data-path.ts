@@ -11,7 +11,8 @@ import { patternBytes, randomOffsets, seededRandom } from './workload.ts';
  * What does the data path cost? Random reads and overwrites on a fully mapped image without snapshots, page cache
  * warm, against a bare loop of readSync or writeSync on the same bytes of the same file: the host offsets are
  * looked up beforehand. The three loops take turns, in another order each time, in batches of less than a
- * millisecond, so that whatever else the machine does meets all of them; the answer is the median over all rounds of the ratio within one round.
+ * millisecond, so that whatever else the machine does meets all of them; the answer is the median over all rounds
+ * of the ratio within one round.
  *
  * Writes to a page cost more when it is the first since the page reached the device, and everything waits when the
  * device falls behind. So now and then, untimed, the file is flushed and all its pages that will be written are
