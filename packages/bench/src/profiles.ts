@@ -38,12 +38,16 @@ export interface Profile {
   readonly historyRounds: number;
   readonly historyWrites: number;
   readonly historyBudgetMs: number;
-  readonly large: LargeProfile;
+  /** Random reads of one block, and reads of 1 MiB in a row, after the long history and without one. */
+  readonly historyReads: number;
+  readonly large: readonly LargeProfile[];
 }
 
 export interface LargeProfile {
   /** Guest bytes; every unit is mapped, the data are holes. */
   readonly imageBytes: number;
+  /** Which formats have one this large; all of them when left out. */
+  readonly formats?: readonly string[];
   /** Snapshots it has before the stopwatch starts; at least `minSnapshots`, then as the budget allows. */
   readonly snapshots: number;
   readonly minSnapshots: number;
@@ -76,7 +80,8 @@ export const profiles: Readonly<Record<ProfileName, Profile>> = {
     historyRounds: 100,
     historyWrites: 4,
     historyBudgetMs: 1500,
-    large: { imageBytes: TIB, snapshots: 100, minSnapshots: 8, buildBudgetMs: 3000, iterations: 3 },
+    historyReads: 128,
+    large: [{ imageBytes: TIB, snapshots: 100, minSnapshots: 8, buildBudgetMs: 3000, iterations: 3 }],
   },
   standard: {
     name: 'standard',
@@ -97,7 +102,8 @@ export const profiles: Readonly<Record<ProfileName, Profile>> = {
     historyRounds: 1000,
     historyWrites: 4,
     historyBudgetMs: 6000,
-    large: { imageBytes: TIB, snapshots: 1000, minSnapshots: 8, buildBudgetMs: 20_000, iterations: 5 },
+    historyReads: 512,
+    large: [{ imageBytes: TIB, snapshots: 1000, minSnapshots: 8, buildBudgetMs: 20_000, iterations: 5 }],
   },
   full: {
     name: 'full',
@@ -114,10 +120,29 @@ export const profiles: Readonly<Record<ProfileName, Profile>> = {
     snapshotIterations: 9,
     heldBytes: 16 * MIB,
     snapshotBudgetMs: 10_000,
-    historyImageBytes: 256 * MIB,
-    historyRounds: 2000,
-    historyWrites: 8,
-    historyBudgetMs: 30_000,
-    large: { imageBytes: TIB, snapshots: 1000, minSnapshots: 8, buildBudgetMs: 60_000, iterations: 15 },
+    historyImageBytes: GIB,
+    historyRounds: 1000,
+    historyWrites: 64,
+    historyBudgetMs: 120_000,
+    historyReads: 2048,
+    large: [
+      { imageBytes: TIB, snapshots: 1000, minSnapshots: 8, buildBudgetMs: 60_000, iterations: 15 },
+      {
+        imageBytes: 4 * TIB,
+        formats: ['fvd'],
+        snapshots: 1000,
+        minSnapshots: 8,
+        buildBudgetMs: 60_000,
+        iterations: 9,
+      },
+      {
+        imageBytes: 16 * TIB,
+        formats: ['fvd'],
+        snapshots: 1000,
+        minSnapshots: 8,
+        buildBudgetMs: 120_000,
+        iterations: 9,
+      },
+    ],
   },
 };

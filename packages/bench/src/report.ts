@@ -1,7 +1,7 @@
-import { median } from './measure.ts';
+import { median, slowdown } from './measure.ts';
 import { goalTitles } from './rules.ts';
-import type { GoalName, OverwriteRow, RequestRow, Results } from './schema.ts';
-import { duration, number, size } from './wording.ts';
+import type { GoalName, LargeImageRow, OverwriteRow, RequestRow, Results } from './schema.ts';
+import { duration, number, size, times } from './wording.ts';
 
 /*
  * The results for a terminal: what was measured, a line for each format and a column for each N; what no column
@@ -122,37 +122,64 @@ function others(results: Results, bold: Style): string[] {
       rows: allocations.map((row) => {
         const { reads, writes, zeroes, discards } = row.calls.purposes.refcount;
         const amounts = [row.calls.calls, row.calls.bytes / 1024].map((value) => value / row.operations);
-        const times = median(row.roundMicros);
+        const micros = median(row.roundMicros);
         return [
           row.variant === 'as is' ? row.format : `${row.format} ${row.variant}`,
-          ...[...amounts, times, reads + writes + zeroes + discards, row.operations].map(number),
+          ...[...amounts, micros, reads + writes + zeroes + discards, row.operations].map(number),
         ];
       }),
     }),
     ...allocations.flatMap(({ format, how }) => (format === 'raw' ? [] : [`  ${format}: ${how}`])),
     '',
     ...table(bold, `A long history: ${String(profile.historyWrites)} writes, flush, snapshot, …, each time`, {
-      head: ['snapshots', 'ms', 'KiB', 'calls'],
+      head: ['snapshots', 'ms', 'KiB', 'calls', 'flushes'],
       rows: histories.map(({ format, snapshots, milliseconds, calls }) => [
         format,
         String(snapshots),
-        ...[milliseconds, calls.bytes / 1024, calls.calls].map((value) => number(value / snapshots)),
+        ...[milliseconds, calls.bytes / 1024, calls.calls, calls.flushes].map((value) =>
+          number(value / snapshots),
+        ),
+      ]),
+    }),
+    '',
+    ...table(bold, 'Reads after that history, against an image that had none', {
+      head: [`${requestBytes} random`, 'calls each', '1 MiB in a row', 'calls each'],
+      rows: histories.map(({ format, randomReads, sequentialReads }) => [
+        format,
+        ...[randomReads, sequentialReads].flatMap(({ before, after, callsAfter }) => [
+          times(slowdown(after, before).median),
+          number(callsAfter),
+        ]),
       ]),
     }),
     '',
     ...table(bold, 'Everything mapped, the data holes', {
-      head: ['disk', 'snapshots', 'on disk', 'in memory', 'opens in'],
+      head: ['disk', 'snapshots', 'on disk', 'in memory', 'process', 'opens in', 'apply'],
       rows: largeImages.map((row) => [
         row.format,
         size(row.imageBytes),
         String(row.snapshots),
         size(row.storageBytes),
         size(row.residentMetadataBytes),
+        row.rssBytes.length === 0 ? '–' : size(median(row.rssBytes)),
         duration(row.openMs),
+        applied(results, row),
       ]),
     }),
     ...omissions.map(({ scenario, format, reason }) => `  left out: ${scenario}, ${format}: ${reason}`),
   ];
+}
+
+/** How long an apply takes on a large image with its snapshots. */
+function applied({ snapshotOperations }: Results, { format, imageBytes, snapshots }: LargeImageRow): string {
+  const row = snapshotOperations.find(
+    (each) =>
+      each.operation === 'apply' &&
+      each.format === format &&
+      each.imageBytes === imageBytes &&
+      each.snapshots === snapshots,
+  );
+  return row === undefined ? '–' : duration(row.medianMs);
 }
 
 interface Table {
@@ -161,16 +188,16 @@ interface Table {
   readonly rows: readonly (readonly string[])[];
 }
 
+/** Characters of a line, of a table's labels, and of a column where there is room. */
+const LINE = 110;
+const LABELS = 32;
 const WIDE = 14;
 
 function table(bold: Style, title: string, { head, rows }: Table): string[] {
-  return [
-    bold(title),
-    `${' '.repeat(LABEL - WIDE)}${head.map((name) => name.padStart(WIDE)).join('')}`,
-    ...rows.map(([label = '', ...values]) => {
-      return `  ${label.padEnd(LABEL - WIDE - 2)}${values.map((value) => value.padStart(WIDE)).join('')}`;
-    }),
-  ];
+  const wide = Math.min(WIDE, Math.floor((LINE - LABELS) / head.length));
+  const line = (label: string, values: readonly string[]): string =>
+    `${label.padEnd(LABELS)}${values.map((value) => value.padStart(wide)).join('')}`;
+  return [bold(title), line('', head), ...rows.map(([label = '', ...values]) => line(`  ${label}`, values))];
 }
 
 function goals(results: Results, bold: Style): string[] {

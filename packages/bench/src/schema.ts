@@ -80,20 +80,20 @@ export interface ProcessMemoryRow {
   rssBytes: number[];
 }
 
-/** Creates or deletes under tinybench. */
+/** Creates, deletes or applies under tinybench; applies on large images only. */
 export interface SnapshotRow {
-  operation: 'create' | 'delete';
+  operation: 'create' | 'delete' | 'apply';
   format: string;
   /** Snapshots that existed before the first of the operations. */
   snapshots: number;
   imageBytes: number;
-  /** For deletes: bytes written between the snapshot and the one before it. For creates: since the last snapshot. */
+  /** For deletes: bytes written between the snapshot and the one before it. Else: since the last snapshot. */
   heldBytes: number;
   samplesMs: number[];
   medianMs: number;
 }
 
-/** The image of the large scenario, before the stopwatch starts. */
+/** An image of the large scenario: without snapshots, and with those that it has when the stopwatch starts. */
 export interface LargeImageRow {
   format: string;
   imageBytes: number;
@@ -102,6 +102,8 @@ export interface LargeImageRow {
   storageBytes: number;
   openMs: number;
   residentMetadataBytes: number;
+  /** Resident set of fresh processes that opened it and read once; none where the package is not built. */
+  rssBytes: number[];
 }
 
 /** A snapshot, a few random writes, a snapshot, … */
@@ -112,6 +114,17 @@ export interface HistoryRow {
   milliseconds: number;
   calls: Calls;
   residentMetadataBytes: number;
+  /** Reads afterwards, beside the same reads of an image that never had a snapshot; microseconds each, paired rounds. */
+  randomReads: PairedReads;
+  /** Of 1 MiB, one after the other. */
+  sequentialReads: PairedReads;
+}
+
+export interface PairedReads {
+  before: number[];
+  after: number[];
+  /** Storage reads for each, afterwards. */
+  callsAfter: number;
 }
 
 export interface Omission {
@@ -198,6 +211,7 @@ const calls = v.strictObject({
   }),
 });
 
+const pairedReads = v.object({ before: v.array(amount), after: v.array(amount), callsAfter: amount });
 const cell = { format: text, snapshots: count };
 const requests = { ...cell, operations: count, roundMicros: v.array(amount), calls };
 
@@ -257,7 +271,7 @@ export const resultsSchema: v.GenericSchema<unknown, Results> = v.object({
   snapshotOperations: v.array(
     v.object({
       ...cell,
-      operation: v.picklist(['create', 'delete']),
+      operation: v.picklist(['create', 'delete', 'apply']),
       imageBytes: count,
       heldBytes: count,
       samplesMs: v.array(amount),
@@ -271,6 +285,7 @@ export const resultsSchema: v.GenericSchema<unknown, Results> = v.object({
       storageBytes: count,
       openMs: amount,
       residentMetadataBytes: count,
+      rssBytes: v.array(count),
     }),
   ),
   histories: v.array(
@@ -280,6 +295,8 @@ export const resultsSchema: v.GenericSchema<unknown, Results> = v.object({
       milliseconds: amount,
       calls,
       residentMetadataBytes: count,
+      randomReads: pairedReads,
+      sequentialReads: pairedReads,
     }),
   ),
   omissions: v.array(v.object({ scenario: text, format: text, reason: text })),

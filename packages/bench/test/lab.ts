@@ -27,7 +27,8 @@ export const tiny: Profile = {
   historyRounds: 4,
   historyWrites: 2,
   historyBudgetMs: 1e9,
-  large: { imageBytes: 256 * MIB, snapshots: 4, minSnapshots: 4, buildBudgetMs: 1e9, iterations: 2 },
+  historyReads: 32,
+  large: [{ imageBytes: 256 * MIB, snapshots: 4, minSnapshots: 4, buildBudgetMs: 1e9, iterations: 2 }],
 };
 
 /** A scratch folder for all tests of the file that calls this; the function makes paths in it. */

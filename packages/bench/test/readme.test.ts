@@ -44,7 +44,7 @@ it.each(Object.values(profiles))('the profile $name is as described', (profile) 
   expect({ image, counts, large }).toEqual({
     image: size(profile.imageBytes),
     counts: profile.snapshotCounts.join(', '),
-    large: size(profile.large.imageBytes),
+    large: profile.large.map(({ imageBytes }) => size(imageBytes)).join(', '),
   });
   const images = 1 + 3 * profile.snapshotCounts.length;
   expect(room).toBe(size(Math.ceil((profile.imageBytes * images * 1.5) / 2 ** 30) * 2 ** 30));

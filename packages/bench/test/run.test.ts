@@ -19,6 +19,8 @@ const cells = [
   ...formatNames.flatMap((format) => tiny.snapshotCounts.map((count) => `${format} ${count}`)),
 ];
 
+const largeBytes = tiny.large[0]!.imageBytes;
+
 /** The run that the tests below look at: the whole benchmark, every format. */
 let results: Results;
 const progress: BenchProgress[] = [];
@@ -90,20 +92,30 @@ describe('a run', () => {
     );
   });
 
+  it('reads every aged disk beside one without a history, in paired rounds', () => {
+    for (const { randomReads, sequentialReads } of results.histories) {
+      for (const { before, after, callsAfter } of [randomReads, sequentialReads]) {
+        expect(after.length).toBe(before.length);
+        expect(after.length).toBeGreaterThan(0);
+        expect(callsAfter).toBeGreaterThanOrEqual(1);
+      }
+    }
+  });
+
   it('asks every cell for the same number of requests', () => {
     for (const { operations } of results.reads) expect(operations).toBe(tiny.readRounds * tiny.readBatch);
     for (const { operations } of results.overwrites)
       expect(operations).toBe(tiny.overwriteRounds * tiny.flushEvery);
   });
 
-  it('times creates at every N and deletes where there is something to delete, and on the large image', () => {
+  it('times creates at every N and deletes where there is something to delete, and more on the large image', () => {
     const small = results.snapshotOperations.filter(({ imageBytes }) => imageBytes === tiny.imageBytes);
-    const large = results.snapshotOperations.filter(({ imageBytes }) => imageBytes === tiny.large.imageBytes);
+    const large = results.snapshotOperations.filter(({ imageBytes }) => imageBytes === largeBytes);
     const named = (operation: string) => small.filter((each) => each.operation === operation);
     expect(cellsOf(named('create'))).toEqual(cells.slice(1));
     expect(cellsOf(named('delete'))).toEqual(cells.slice(1).filter((cell) => !cell.endsWith(' 0')));
     expect(large.map(({ operation, format, snapshots }) => `${operation} ${format} ${snapshots}`)).toEqual(
-      formatNames.flatMap((format) => [`create ${format} 4`, `delete ${format} 4`]),
+      formatNames.flatMap((format) => [`create ${format} 4`, `delete ${format} 4`, `apply ${format} 4`]),
     );
     for (const { samplesMs, medianMs } of results.snapshotOperations) {
       expect(samplesMs.length).toBeGreaterThan(0);
@@ -112,9 +124,11 @@ describe('a run', () => {
   });
 
   it('maps the large image wholly, and writes next to nothing', () => {
-    expect(results.largeImages.map(({ format }) => format)).toEqual(formatNames);
+    expect(cellsOf(results.largeImages)).toEqual(
+      formatNames.flatMap((format) => [`${format} 0`, `${format} 4`]),
+    );
     for (const { storageBytes } of results.largeImages) {
-      expect(storageBytes).toBeLessThan(tiny.large.imageBytes / 8);
+      expect(storageBytes).toBeLessThan(largeBytes / 8);
     }
   });
 

@@ -109,14 +109,17 @@ export function idealResults(): Results {
         cells.filter(({ snapshots }) => snapshots > 0),
       ),
     ],
-    largeImages: FORMATS.map((format) => ({
-      format,
-      imageBytes: 2 ** 40,
-      snapshots: 100,
-      storageBytes: 8 * MIB,
-      openMs: 12,
-      residentMetadataBytes: 4 * MIB,
-    })),
+    largeImages: FORMATS.flatMap((format) =>
+      [0, 100].map((snapshots) => ({
+        format,
+        imageBytes: 2 ** 40,
+        snapshots,
+        storageBytes: 8 * MIB,
+        openMs: 12,
+        residentMetadataBytes: 4 * MIB,
+        rssBytes: [70 * MIB],
+      })),
+    ),
     histories: FORMATS.map((format) => ({
       format,
       snapshots: 100,
@@ -124,6 +127,8 @@ export function idealResults(): Results {
       milliseconds: 321,
       calls: someCalls(1600),
       residentMetadataBytes: 70_000,
+      randomReads: { before: [2, 2], after: [3, 3], callsAfter: 1 },
+      sequentialReads: { before: [400, 400], after: [500, 500], callsAfter: 12 },
     })),
     omissions: [],
   };

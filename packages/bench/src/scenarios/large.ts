@@ -3,8 +3,9 @@ import type { Disk } from '@cowlab/core';
 import type { Subject } from '../formats.ts';
 import { createImage, type Lab, occupiedBytes, openSession } from '../lab.ts';
 import { breathe, timed } from '../measure.ts';
-import type { Profile } from '../profiles.ts';
+import type { LargeProfile, Profile } from '../profiles.ts';
 import type { LargeImageRow, SnapshotRow } from '../schema.ts';
+import { residentSets } from './memory.ts';
 import { overwriteSome, timeCreates } from './snapshots.ts';
 
 export interface LargeRows {
@@ -13,9 +14,9 @@ export interface LargeRows {
 }
 
 /*
- * G5, G6 on the other axis: how long do create and delete take when a terabyte is mapped? The metadata are real,
- * the data are holes, and every snapshot holds a few blocks of its own. A format gets as many snapshots as it can
- * make in the time, and the row says how many.
+ * G4, G5, G6 on the other axis: what do a terabyte of mapped disk and its snapshots take, and how long are open,
+ * create, delete and apply? The metadata are real, the data are holes, and every snapshot holds a few blocks of its
+ * own. A format gets as many snapshots as it can make in the time, and the row says how many.
  */
 export async function measureLarge(
   lab: Lab,
@@ -25,32 +26,37 @@ export async function measureLarge(
   tick: (done: number) => void,
 ): Promise<LargeRows> {
   const rows: LargeRows = { images: [], operations: [] };
-  for (const [index, subject] of subjects.entries()) {
-    await measureOne(lab, subject, profile, seed, rows, (done) => tick((index + done) / subjects.length));
+  const all = profile.large.flatMap((large) =>
+    subjects
+      .filter(({ name }) => large.formats?.includes(name) ?? true)
+      .map((subject): LargeRun => ({ lab, subject, profile, large, seed })),
+  );
+  for (const [index, run] of all.entries()) {
+    await measureOne(run, rows, (done) => tick((index + done) / all.length));
   }
   return rows;
 }
 
-async function measureOne(
-  lab: Lab,
-  subject: Subject,
-  profile: Profile,
-  seed: number,
-  rows: LargeRows,
-  tick: (done: number) => void,
-): Promise<void> {
-  const { large, requestBytes } = profile;
+interface LargeRun {
+  readonly lab: Lab;
+  readonly subject: Subject;
+  readonly profile: Profile;
+  readonly large: LargeProfile;
+  readonly seed: number;
+}
+
+async function measureOne(run: LargeRun, rows: LargeRows, tick: (done: number) => void): Promise<void> {
+  const { lab, subject, profile, large, seed } = run;
+  const { requestBytes } = profile;
   const folder = lab.path(`large-${subject.name}`);
   await createMapped(subject, folder, large.imageBytes);
+  rows.images.push(await describeImage(run, folder, 0));
   const building = await openSession(subject, folder);
-  const snapshots = await build(building.disk, profile, seed, tick);
+  const snapshots = await build(building.disk, run, tick);
   await building.disk.close();
-  const started = performance.now();
+  rows.images.push(await describeImage(run, folder, snapshots));
   const { disk } = await openSession(subject, folder);
-  const openMs = performance.now() - started;
   const common = { format: subject.name, imageBytes: large.imageBytes, snapshots };
-  const { residentMetadataBytes } = disk.stats();
-  rows.images.push({ ...common, storageBytes: await occupiedBytes(folder), openMs, residentMetadataBytes });
   const pace = { ...profile, snapshotIterations: large.iterations };
   const dirtyBytes = profile.flushEvery * requestBytes;
   const creates = await timeCreates(disk, pace, seed);
@@ -58,8 +64,35 @@ async function measureOne(
   const heldBytes = profile.historyWrites * requestBytes;
   const deletes = await timeDeletes(disk, snapshots, pace, seed);
   rows.operations.push({ ...common, operation: 'delete', heldBytes, ...deletes });
+  const applies = await timeApplies(disk, snapshots, pace, seed);
+  rows.operations.push({ ...common, operation: 'apply', heldBytes: dirtyBytes, ...applies });
   await disk.close();
   await lab.discard(folder);
+}
+
+/** What a closed image takes, and takes to open. */
+async function describeImage(
+  { subject, large, profile }: LargeRun,
+  folder: string,
+  snapshots: number,
+): Promise<LargeImageRow> {
+  const rssBytes = await residentSets(subject.name, folder, profile.memoryRuns);
+  const started = performance.now();
+  const { disk } = await openSession(subject, folder);
+  const openMs = performance.now() - started;
+  const { residentMetadataBytes } = disk.stats();
+  await disk.close();
+  const storageBytes = await occupiedBytes(folder);
+  const { imageBytes } = large;
+  return {
+    format: subject.name,
+    imageBytes,
+    snapshots,
+    storageBytes,
+    openMs,
+    residentMetadataBytes,
+    rssBytes,
+  };
 }
 
 /** An image in which every unit has a place and nothing is written: by the driver's own means, or place by place. */
@@ -83,8 +116,7 @@ async function createMapped(subject: Subject, folder: string, size: number): Pro
 /** Takes snapshots, a few writes before each, until there are enough or the time is up; `minSnapshots` in any case. */
 async function build(
   disk: Disk,
-  { large, historyWrites, requestBytes }: Profile,
-  seed: number,
+  { large, seed, profile: { historyWrites, requestBytes } }: LargeRun,
   tick: (done: number) => void,
 ): Promise<number> {
   const started = performance.now();
@@ -112,5 +144,21 @@ function timeDeletes(
     budgetMs: profile.snapshotBudgetMs,
     prepare: () => overwriteSome(disk, profile.flushEvery, profile.requestBytes, seed + next),
     run: () => disk.snapshots.delete(`s${next++}`),
+  });
+}
+
+/** To and fro between the first snapshot and the last; the front is written to before each. */
+function timeApplies(
+  disk: Disk,
+  snapshots: number,
+  profile: Profile,
+  seed: number,
+): ReturnType<typeof timed> {
+  let applied = 0;
+  return timed('apply', {
+    iterations: profile.snapshotIterations,
+    budgetMs: profile.snapshotBudgetMs,
+    prepare: () => overwriteSome(disk, profile.flushEvery, profile.requestBytes, seed + applied),
+    run: () => disk.snapshots.apply(applied++ % 2 === 0 ? 's0' : `s${snapshots - 1}`),
   });
 }

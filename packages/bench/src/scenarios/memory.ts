@@ -16,6 +16,22 @@ const program: string = fileURLToPath(
   ),
 );
 
+function canMeasure(): boolean {
+  return existsSync(program);
+}
+
+/** Resident sets of so many fresh processes that open an image and read once; none where that cannot be measured. */
+export async function residentSets(format: string, folder: string, runs: number): Promise<number[]> {
+  const sets: number[] = [];
+  for (let nth = 0; nth < runs && canMeasure(); nth++) sets.push(await residentBytes(format, folder));
+  return sets;
+}
+
+async function residentBytes(format: string, folder: string): Promise<number> {
+  const { stdout } = await run(process.execPath, ['--expose-gc', program, format, folder]);
+  return Number(stdout);
+}
+
 /*
  * G4: how much memory does a process need that opened an image with N snapshots and read once? A fresh process
  * each time, so that no cell inherits another's heap; in rounds over all cells.
@@ -24,7 +40,7 @@ export async function measureProcessMemory(
   cells: readonly Cell[],
   profile: Profile,
 ): Promise<{ readonly rows: ProcessMemoryRow[]; readonly omissions: Omission[] }> {
-  if (!existsSync(program)) {
+  if (!canMeasure()) {
     const reason = 'the package is not built, and a child process cannot run its sources';
     const left = cells.map(({ subject }) => ({ scenario: 'process memory', format: subject.name, reason }));
     return { rows: [], omissions: left };
@@ -34,8 +50,7 @@ export async function measureProcessMemory(
   );
   for (let round = 0; round < profile.memoryRuns; round++) {
     for (const [index, { subject, folder }] of cells.entries()) {
-      const { stdout } = await run(process.execPath, ['--expose-gc', program, subject.name, folder]);
-      rows[index]?.rssBytes.push(Number(stdout));
+      rows[index]?.rssBytes.push(await residentBytes(subject.name, folder));
     }
   }
   return { rows, omissions: [] };
