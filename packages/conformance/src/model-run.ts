@@ -15,7 +15,8 @@ export type ModelCommand =
   | { readonly do: 'write' | 'writeZeroes' | 'discard' | 'read'; readonly at: Spot; readonly length: Spot }
   | { readonly do: 'flush' | 'reopen' | 'check' | 'snapshot' }
   | { readonly do: 'resize'; readonly length: Spot }
-  | { readonly do: 'delete' | 'apply' | 'open'; readonly which: number };
+  | { readonly do: 'delete' | 'apply' | 'open' | 'rename'; readonly which: number }
+  | { readonly do: 'diff'; readonly which: number; readonly other: number };
 
 /** `quarters` of a stride, and `bytes` more or less. */
 interface Spot {
@@ -60,10 +61,21 @@ function commandsFor(capabilities: Capabilities): fc.Arbitrary<ModelCommand[]> {
       arbitrary: fc.record({ do: fc.constantFrom('delete' as const, 'apply', 'open'), ...which }),
     },
   ];
+  const rename: fc.WeightedArbitrary<ModelCommand>[] = [
+    { weight: 1, arbitrary: fc.record({ do: fc.constant('rename' as const), ...which }) },
+  ];
+  const diff: fc.WeightedArbitrary<ModelCommand>[] = [
+    {
+      weight: 2,
+      arbitrary: fc.record({ do: fc.constant('diff' as const), ...which, other: fc.nat({ max: 9 }) }),
+    },
+  ];
   const all = [
     ...plain,
     ...(capabilities.resize === 'none' ? [] : resize),
     ...(hasSnapshots(capabilities) ? snapshots : []),
+    ...(capabilities.renameSnapshots ? rename : []),
+    ...(capabilities.diff ? diff : []),
   ];
   return fc.array(fc.oneof(...all), { minLength: 1, maxLength: maxCommands, size: 'max' });
 }
@@ -109,12 +121,14 @@ class ModelRun {
         ) {
           return;
         }
-        await this.#twin.createSnapshot(`snapshot-${this.#made++}`);
-        return;
+        return this.#snapshot(`snapshot-${this.#made++}`);
       case 'delete':
       case 'apply':
       case 'open':
+      case 'rename':
         return this.#onSnapshot(command.do, command.which);
+      case 'diff':
+        return this.#diff(command.which, command.other);
     }
   }
 
@@ -143,15 +157,44 @@ class ModelRun {
     await twin.readAndCompare(start, Math.min(twin.size, offset + length + 600) - start);
   }
 
-  async #onSnapshot(what: 'delete' | 'apply' | 'open', which: number): Promise<void> {
+  async #snapshot(name: string): Promise<void> {
+    await this.#twin.createSnapshot(name);
+    await this.#assertUnchanged(name);
+  }
+
+  async #onSnapshot(what: 'delete' | 'apply' | 'open' | 'rename', which: number): Promise<void> {
     const twin = this.#twin;
-    const names = [...twin.model.snapshots.keys()];
-    const name = names[which % names.length];
+    const name = this.#nameOf(which);
     if (name === undefined) return;
     if (what === 'open') return twin.verifySnapshot(name);
+    if (what === 'rename') return twin.renameSnapshot(name, `renamed-${this.#made++}`);
     if (what === 'delete') await twin.deleteSnapshot(name);
     else await twin.applySnapshot(name);
     await twin.verify(`after ${what} of ${name}`);
+    await twin.verifyParents();
+    if (what === 'apply') await this.#assertUnchanged(name);
+  }
+
+  /** Two snapshots, or one and the disk as it is: the numbers of snapshots and of the disk follow each other. */
+  async #diff(which: number, other: number): Promise<void> {
+    const from = this.#nameOf(which);
+    const count = this.#twin.model.snapshots.size;
+    if (from !== undefined) {
+      await this.#twin.verifyDiff(from, other % (count + 1) === count ? undefined : this.#nameOf(other));
+    }
+  }
+
+  /** The disk is in the state that it was kept in, or went back to, and the tables show it. */
+  async #assertUnchanged(name: string): Promise<void> {
+    if (!this.#lab.capabilities.diff) return;
+    const extents = await this.#twin.verifyDiff(name);
+    if (extents.length > 0)
+      throw new Error(`nothing was written since ${name}, and it differs from the disk`);
+  }
+
+  #nameOf(which: number): string | undefined {
+    const names = [...this.#twin.model.snapshots.keys()];
+    return names[which % names.length];
   }
 }
 

@@ -8,6 +8,8 @@ import { powerLoss } from './groups/power-loss.ts';
 import { readOnly } from './groups/read-only.ts';
 import { readsAndWrites } from './groups/reads-and-writes.ts';
 import { resize } from './groups/resize.ts';
+import { snapshotDiff } from './groups/snapshot-diff.ts';
+import { snapshotTree } from './groups/snapshot-tree.ts';
 import { snapshots } from './groups/snapshots.ts';
 import { discard, zeroes } from './groups/zeroes-and-discard.ts';
 import { Lab } from './lab.ts';
@@ -22,6 +24,8 @@ export const groups: readonly ScenarioGroup[] = [
   reopen,
   readOnly,
   snapshots,
+  snapshotTree,
+  snapshotDiff,
   backing,
   concurrency,
   resize,

@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict';
-import type { Disk, SnapshotInfo, StorageFolder } from '@cowlab/core';
+import type { DiffExtent, Disk, SnapshotInfo, StorageFolder } from '@cowlab/core';
+import { assertDiff } from './diff-oracle.ts';
 import { assertSameBytes } from './expect.ts';
 import type { Lab } from './lab.ts';
 import { pattern } from './random.ts';
@@ -90,6 +91,32 @@ export class Twin {
     this.model.applySnapshot(name);
   }
 
+  async renameSnapshot(name: string, newName: string): Promise<void> {
+    await this.disk.snapshots.rename(name, newName);
+    this.model.renameSnapshot(name, newName);
+  }
+
+  /** Bytes outside of what `diff` reports are equal in both states (`to` left out: the disk as it is). */
+  async verifyDiff(from: string, to?: string): Promise<DiffExtent[]> {
+    const extents: DiffExtent[] = [];
+    for await (const extent of this.disk.snapshots.diff(from, to)) extents.push(extent);
+    const other = to === undefined ? this.model.bytes : this.model.snapshot(to);
+    const states = [this.model.snapshot(from), other] as const;
+    assertDiff(extents, states, this.disk.unitBytes, `diff of ${from} and ${to ?? 'the disk'}`);
+    return extents;
+  }
+
+  /** The tree as the list tells it. */
+  async verifyParents(disk: Disk = this.disk): Promise<void> {
+    const list = await disk.snapshots.list();
+    const names = new Map(list.map(({ id, name }) => [id, name]));
+    for (const { name, parent } of list) {
+      const found = parent === undefined || parent === null ? parent : names.get(parent);
+      const wanted = this.#lab.capabilities.snapshotParents ? this.model.parents.get(name) : undefined;
+      assert.equal(found, wanted, `the parent of snapshot ${name}`);
+    }
+  }
+
   async readAndCompare(offset: number, length: number): Promise<void> {
     const bytes = new Uint8Array(length);
     await this.disk.read(offset, bytes);
@@ -125,6 +152,7 @@ export class Twin {
       [...this.model.snapshots.keys()].toSorted(),
       'the list of snapshots after reopening',
     );
+    await this.verifyParents(disk);
     await this.verifySnapshots(disk);
     await this.#lab.assertClean(disk);
     await disk.close();

@@ -1,6 +1,7 @@
 import {
   type Awaitable,
   type BlockDriver,
+  type DiffBatch,
   type DriverImage,
   type DriverSnapshots,
   type Extent,
@@ -117,6 +118,20 @@ function marking(driver: BlockDriver): BlockDriver {
       await storage.write(storage.size() - 1, Uint8Array.of(0x55));
       await storage.close();
       return driver.open(folder, file, context);
+    },
+  };
+}
+
+/** A driver whose answers to `diff` are changed. */
+function withDiff(change: (batch: DiffBatch, offset: number) => DiffBatch): BlockDriver {
+  return {
+    ...copying,
+    open: async (...call) => {
+      const image = await copying.open(...call);
+      const snapshots = snapshotsOf(image);
+      const diff: DriverSnapshots['diff'] = async (from, to, offset, end) =>
+        change(await snapshots.diff!(from, to, offset, end), offset);
+      return spoilt(image, { snapshots: spoilt(snapshots, { diff }) });
     },
   };
 }
@@ -288,6 +303,36 @@ const defects: readonly Defect[] = [
       unless((call) => call.method === 'remove' && !isSnapshotFile(call)),
     ),
     group: 'snapshots',
+    model: true,
+  },
+  {
+    name: 'renames no snapshot',
+    driver: overSpoiltFolder(
+      copying,
+      unless((call) => call.method === 'rename' && !isSnapshotFile(call)),
+    ),
+    group: 'names and parents of snapshots',
+    model: true,
+  },
+  {
+    name: 'keeps no parents, and does not say so',
+    driver: { ...copying, capabilities: { ...copying.capabilities, snapshotParents: true } },
+    group: 'names and parents of snapshots',
+    model: true,
+  },
+  {
+    name: 'tells only every other difference',
+    driver: withDiff(({ extents, end }) => ({
+      extents: extents.filter(({ offset }) => offset % 8192 === 0),
+      end,
+    })),
+    group: 'differences between states',
+    model: true,
+  },
+  {
+    name: 'says that everything differs',
+    driver: withDiff(({ end }, offset) => ({ extents: [{ offset, length: end - offset }], end })),
+    group: 'differences between states',
     model: true,
   },
   {

@@ -5,6 +5,7 @@ import {
   corrupt,
   type CreateRequest,
   type DataExtent,
+  type DiffBatch,
   type DriverImage,
   type DriverSnapshots,
   type ImageInfo,
@@ -26,6 +27,9 @@ const capabilities: Capabilities = {
   write: true,
   snapshots: 'chain',
   maxSnapshots: 30,
+  renameSnapshots: true,
+  snapshotParents: false,
+  diff: true,
   backing: false,
   resize: 'grow',
   repair: [],
@@ -89,6 +93,8 @@ class CopyingImage implements DriverImage {
       apply: (id) => this.#apply(id),
       open: async (id) =>
         new CopyingImage(folder, await folder.open(await this.#fileOf(id), { readOnly: true })),
+      rename: (id, name) => this.#rename(id, name),
+      diff: (from, to, offset, end) => this.#diff(from, to, offset, end),
     };
   }
 
@@ -176,9 +182,39 @@ class CopyingImage implements DriverImage {
     await this.#storage.write(0, headerOf(nextId + 1), 'header');
     await this.#storage.flush();
     const id = String(nextId).padStart(6, '0');
-    const encoded = encodeURIComponent(name).replaceAll('.', '%2E');
-    await copyFile(this.#folder, this.#storage, `${this.#file}.${id}.${createdAt.getTime()}.${encoded}`);
+    await copyFile(this.#folder, this.#storage, this.#nameFor(id, String(createdAt.getTime()), name));
     return { id, name, createdAt, size: this.size };
+  }
+
+  #nameFor(id: string, time: string, name: string): string {
+    return `${this.#file}.${id}.${time}.${encodeURIComponent(name).replaceAll('.', '%2E')}`;
+  }
+
+  async #rename(id: string, name: string): Promise<void> {
+    const file = await this.#fileOf(id);
+    const time = file.slice(this.#file.length + 1).split('.')[1] ?? '';
+    await this.#folder.rename(file, this.#nameFor(id, time, name));
+    await this.#folder.flush();
+  }
+
+  /** There is nothing but bytes to compare: they count as the mapping here. */
+  async #diff(from: string | null, to: string | null, offset: number, end: number): Promise<DiffBatch> {
+    const stop = Math.min(end, offset + this.unitBytes);
+    const [one, other] = [await this.#bytesOf(from, offset, stop), await this.#bytesOf(to, offset, stop)];
+    const differs = Buffer.compare(one, other) !== 0;
+    return { extents: differs ? [{ offset, length: stop - offset }] : [], end: stop };
+  }
+
+  async #bytesOf(id: string | null, offset: number, end: number): Promise<Uint8Array> {
+    const bytes = new Uint8Array(end - offset);
+    const storage =
+      id === null ? this.#storage : await this.#folder.open(await this.#fileOf(id), { readOnly: true });
+    try {
+      await storage.read(headerBytes + offset, bytes, 'mapping');
+    } finally {
+      if (id !== null) await storage.close();
+    }
+    return bytes;
   }
 
   async #apply(id: string): Promise<void> {

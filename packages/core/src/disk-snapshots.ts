@@ -1,4 +1,13 @@
-import type { BlockDriver, DriverImage, DriverSnapshots, LongCallOptions, SnapshotInfo } from './driver.ts';
+import { setImmediate } from 'node:timers/promises';
+import type {
+  BlockDriver,
+  DiffBatch,
+  DiffExtent,
+  DriverImage,
+  DriverSnapshots,
+  LongCallOptions,
+  SnapshotInfo,
+} from './driver.ts';
 import type { Disk } from './disk.ts';
 import { CowlabError } from './errors.ts';
 
@@ -82,6 +91,77 @@ export class DiskSnapshots {
     );
   }
 
+  /** Gives a snapshot another name; all else of it stays. Rejects as `create` does when the name is taken or cannot be one. */
+  async rename(nameOrId: string, newName: string): Promise<void> {
+    this.#host.assertWritable();
+    const driver = this.#driver();
+    if (driver.rename === undefined) throw this.#unsupported('renameSnapshots', 'does not rename snapshots');
+    const rename = driver.rename.bind(driver);
+    this.#assertName(newName);
+    await this.#host.exclusively(async () => {
+      const { id, name } = await this.#find(nameOrId);
+      if (name === newName) return;
+      if ((await driver.list()).some((snapshot) => snapshot.name === newName)) {
+        throw this.#error('ERR_SNAPSHOT_EXISTS', newName, 'a snapshot of that name exists');
+      }
+      await rename(id, newName);
+    });
+  }
+
+  /**
+   * Where a snapshot differs from another one, or from the disk as it is now, told from metadata: extents in rising
+   * order that do not touch. Bytes outside of them are equal; bytes inside may be. Bytes that only the larger of two
+   * states has are different. The disk may be used meanwhile: what is told of its present state holds for the moment
+   * of the telling, so for an answer of one moment take a snapshot and compare with that.
+   */
+  async *diff(from: string, to?: string, options: LongCallOptions = {}): AsyncGenerator<DiffExtent> {
+    let pending: DiffExtent | undefined;
+    for await (const { extents } of this.#batches(from, to, options)) {
+      for (const extent of extents) {
+        if (pending !== undefined && pending.offset + pending.length === extent.offset) {
+          pending = { offset: pending.offset, length: pending.length + extent.length };
+        } else {
+          if (pending !== undefined) yield pending;
+          pending = extent;
+        }
+      }
+    }
+    if (pending !== undefined) yield pending;
+  }
+
+  /** Between two batches the disk's other callers have their turn, and timers and signals theirs. */
+  async *#batches(
+    from: string,
+    to: string | undefined,
+    { signal, onProgress }: LongCallOptions,
+  ): AsyncGenerator<DiffBatch> {
+    this.#host.assertOpen();
+    const driver = this.#driver();
+    if (driver.diff === undefined) throw this.#unsupported('diff', 'does not tell what differs');
+    const diff = driver.diff.bind(driver);
+    const [one, other] = await this.#host.exclusively(
+      async () => [await this.#find(from), to === undefined ? null : await this.#find(to)] as const,
+      signal,
+    );
+    const otherSize = (): number => other?.size ?? this.#host.image.size;
+    let offset = 0;
+    while (offset < Math.min(one.size, otherSize())) {
+      this.#host.assertOpen();
+      const batch = await this.#host.exclusively(async () => {
+        const end = Math.min(one.size, otherSize());
+        // The disk may have become smaller while this waited.
+        return offset < end ? diff(one.id, other?.id ?? null, offset, end) : { extents: [], end };
+      }, signal);
+      offset = batch.end;
+      yield batch;
+      onProgress?.({ done: offset, total: Math.min(one.size, otherSize()) });
+      await setImmediate();
+    }
+    const ends = [one.size, otherSize()].toSorted((a, b) => a - b) as [number, number];
+    const start = Math.max(offset, ends[0]);
+    if (start < ends[1]) yield { extents: [{ offset: start, length: ends[1] - start }], end: ends[1] };
+  }
+
   /** The snapshot as a read-only disk. Close it before deleting the snapshot; it closes with its disk at the latest. */
   async open(nameOrId: string): Promise<Disk> {
     this.#host.assertOpen();
@@ -124,14 +204,13 @@ export class DiskSnapshots {
 
   #driver(): DriverSnapshots {
     const { snapshots } = this.#host.image;
-    if (snapshots === undefined) {
-      const { file, driver } = this.#host;
-      throw new CowlabError('ERR_UNSUPPORTED', `${file}: ${driver.name} has no snapshots`, {
-        file,
-        field: 'snapshots',
-      });
-    }
+    if (snapshots === undefined) throw this.#unsupported('snapshots', 'has no snapshots');
     return snapshots;
+  }
+
+  #unsupported(field: string, problem: string): CowlabError {
+    const { file, driver } = this.#host;
+    return new CowlabError('ERR_UNSUPPORTED', `${file}: ${driver.name} ${problem}`, { file, field });
   }
 
   #assertName(name: string): void {

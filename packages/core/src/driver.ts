@@ -105,6 +105,20 @@ export interface LongCallOptions {
   readonly onProgress?: (progress: Progress) => void;
 }
 
+/** A run of guest bytes that may differ between two states. */
+export interface DiffExtent {
+  readonly offset: number;
+  readonly length: number;
+}
+
+/** A part of the answer to `diff`. */
+export interface DiffBatch {
+  /** In rising order, without overlaps: whole units, cut at the ends of the range that was asked for. */
+  readonly extents: readonly DiffExtent[];
+  /** All differences before this offset are in `extents`; past the start of what was asked for, at most its end. */
+  readonly end: number;
+}
+
 /** Snapshot operations. Core has quiesced the image, and has checked names: create's is free, the others' ids exist. */
 export interface DriverSnapshots {
   list(): Awaitable<readonly SnapshotInfo[]>;
@@ -115,6 +129,18 @@ export interface DriverSnapshots {
   apply(id: string, options: LongCallOptions): Promise<void>;
   /** A read-only image of the snapshot; stays valid while the image is written to. */
   open(id: string): Promise<DriverImage>;
+  /**
+   * Present when `capabilities.renameSnapshots`. The name is free. Durable when it returns; after a crash before, the
+   * snapshot has one of the two names. Id, time and contents stay.
+   */
+  rename?(id: string, name: string): Promise<void>;
+  /**
+   * Present when `capabilities.diff`. Where two states (snapshots by id, null for the disk as it is now) may differ
+   * between `offset` and `end`, which lie in both, by metadata alone. Misses no difference, and reports nothing
+   * that both states map alike. Keeps nothing for later calls, and looks at a bounded amount of metadata: it may
+   * stop before `end`.
+   */
+  diff?(from: string | null, to: string | null, offset: number, end: number): Promise<DiffBatch>;
 }
 
 export interface Finding {
@@ -208,6 +234,12 @@ export interface Capabilities {
   readonly snapshots: 'none' | 'internal' | 'chain';
   /** Most snapshots an image can have; 0 without snapshots. */
   readonly maxSnapshots: number;
+  /** Snapshots can be given another name. */
+  readonly renameSnapshots: boolean;
+  /** `SnapshotInfo.parent` is kept: a snapshot's is the one the disk stood on; children of a deleted one get its parent. */
+  readonly snapshotParents: boolean;
+  /** What differs between two states can be told without reading their data. */
+  readonly diff: boolean;
   /** Images can have a backing file. */
   readonly backing: boolean;
   readonly resize: 'none' | 'grow' | 'both';

@@ -47,6 +47,9 @@ const capabilities: Capabilities = {
   write: true,
   snapshots: 'internal',
   maxSnapshots: MAX_SNAPSHOTS,
+  renameSnapshots: true,
+  snapshotParents: true,
+  diff: true,
   backing: true,
   resize: 'both',
   repair: ['leaks', 'all'],
@@ -242,7 +245,9 @@ async function openVersion2(storage: Storage, context: OpenContext): Promise<Dri
   const { readOnly } = context;
   try {
     const image = new FvdImage({ storage, state, space, superblock, journal, base, readOnly });
-    if (!readOnly && !journal.isEmpty) await image.recover(changed);
+    // The pages on disk do not have what the journal says of these.
+    if (readOnly) for (const chunk of changed) image.publisher.touch(chunk);
+    else if (!journal.isEmpty) await image.recover(changed);
     return image;
   } catch (error) {
     await base?.close();

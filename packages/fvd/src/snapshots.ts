@@ -2,16 +2,18 @@ import {
   type Bitset,
   CowlabError,
   corrupt,
+  type DiffBatch,
   type DriverImage,
   type DriverSnapshots,
   type SnapshotInfo,
 } from '@cowlab/core';
 import { type Catalog, type CatalogPlace, readCatalog, readDirectory } from './catalog.ts';
+import { diffStates, type Side } from './diff.ts';
 import { reachedBy } from './front-use.ts';
 import type { FvdImage } from './image.ts';
 import { type Directory, MAX_SNAPSHOTS, type SnapshotEntry } from './layout.ts';
 import { SnapshotImage } from './snapshot-image.ts';
-import { readState, type State } from './tree.ts';
+import { readRoot, readState, type State } from './tree.ts';
 
 /*
  * Snapshots. The catalog on disk is the directory and the static refcounts: for each host chunk, how many snapshots
@@ -22,6 +24,10 @@ import { readState, type State } from './tree.ts';
  *   create   counts + 1 for all that the front reaches; the front's root becomes the snapshot's
  *   delete   counts - 1 for all that the snapshot reaches; what falls to 0 is static no longer
  *   apply    the snapshot's root becomes the front's; counts stay
+ *   rename   another directory; counts stay
+ *
+ * The tree: a snapshot's parent is `current` at its create, the snapshot that the front stands on: the last one
+ * created or applied. Children of a deleted one, and `current`, go over to its parent.
  */
 
 const MAX_ID = 0xffff_ffff;
@@ -126,6 +132,32 @@ export class FvdSnapshots implements DriverSnapshots {
   async open(id: string): Promise<DriverImage> {
     const { snapshots } = await readDirectory(this.#place());
     return new SnapshotImage(this.#image, await this.#read(this.#find(snapshots, id)));
+  }
+
+  async rename(id: string, name: string): Promise<void> {
+    const { directory, counts } = await this.readCatalog();
+    const renamed = this.#find(directory.snapshots, id);
+    const snapshots = directory.snapshots.map((each) => (each === renamed ? { ...each, name } : each));
+    await this.#image.publish({ catalog: () => ({ directory: { ...directory, snapshots }, counts }) });
+  }
+
+  async diff(from: string | null, to: string | null, offset: number, end: number): Promise<DiffBatch> {
+    const { storage, geometry, publisher, base } = this.#image;
+    const { snapshots } = await readDirectory(this.#place());
+    const { hostChunks } = publisher.superblock;
+    const side = async (id: string | null): Promise<Side> => {
+      if (id === null) return this.#front();
+      const { root, size } = this.#find(snapshots, id);
+      return { pages: await readRoot(storage, root, size, geometry, hostChunks) };
+    };
+    const sides = [await side(from), await side(to)] as const;
+    return diffStates({ storage, geometry, hostChunks, hasBase: base !== undefined, sides }, offset, end);
+  }
+
+  #front(): Side {
+    const { state, publisher } = this.#image;
+    const { table } = state;
+    return { pages: publisher.pages, front: { table, isTouched: (page) => publisher.isTouched(page) } };
   }
 
   /** The catalog as it lies on disk; empty where there never was a snapshot. */

@@ -40,14 +40,14 @@ export function emptyState(geometry: Geometry, size: number, root: Region): Stat
   return { table, size, root, pages: newPointers(pageCount(geometry, size)) };
 }
 
-/** Reads a state. Memory is bounded by the file: the root lies in it and has 8 bytes for every page of the table. */
-export async function readState(
+/** Where the pages of a state lie. Memory is bounded by the file: the root lies in it and has 8 bytes for each page. */
+export async function readRoot(
   storage: Storage,
   root: Region,
   size: number,
   geometry: Geometry,
   hostChunks: number,
-): Promise<State> {
+): Promise<PagePointers> {
   const file = storage.name;
   if (!isWithin(root, SUPERBLOCKS_BYTES, storage.size())) {
     throw corrupt(file, 'root.offset', `${root.offset} is outside the file`, { offset: root.offset });
@@ -57,7 +57,19 @@ export async function readState(
   }
   const bytes = new Uint8Array(root.bytes);
   await storage.read(root.offset, bytes, 'mapping');
-  const pages = decodeRoot(bytes, size, geometry, hostChunks, file);
+  return decodeRoot(bytes, size, geometry, hostChunks, file);
+}
+
+/** Reads a state: its root and all of its pages. */
+export async function readState(
+  storage: Storage,
+  root: Region,
+  size: number,
+  geometry: Geometry,
+  hostChunks: number,
+): Promise<State> {
+  const file = storage.name;
+  const pages = await readRoot(storage, root, size, geometry, hostChunks);
   const chunks = Math.ceil(size / geometry.chunkBytes);
   const table = new ChunkTable(geometry, chunks);
   await eachPage(storage, pages, (page, content) => {

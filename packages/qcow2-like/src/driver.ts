@@ -43,6 +43,9 @@ const capabilities: Capabilities = {
   snapshots: 'internal',
   // Refcounts of 16 bits, one of them for the active state.
   maxSnapshots: 65_534,
+  renameSnapshots: true,
+  snapshotParents: false,
+  diff: true,
   backing: true,
   resize: 'both',
   repair: ['leaks', 'all'],

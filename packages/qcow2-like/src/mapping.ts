@@ -1,5 +1,5 @@
 import { type Awaitable, corrupt, roundUp, viewOf } from '@cowlab/core';
-import { copiedFlag, hostOffsetOf, isMalformed, setEntry } from './entries.ts';
+import { compressedFlag, copiedFlag, hostOffsetOf, isMalformed, setEntry } from './entries.ts';
 import type { ImageFile } from './image-file.ts';
 import { sectorBytes } from './layout.ts';
 import { type Table, TableCache } from './table-cache.ts';
@@ -68,12 +68,7 @@ export class Mapping {
 
   /** Host offset of an L2 table; 0 where there is none. Throws `ERR_CORRUPT`. */
   tableOffset(l1Index: number): number {
-    const hi = this.#l1.getUint32(l1Index * 8);
-    const lo = this.#l1.getUint32(l1Index * 8 + 4);
-    if (isMalformed(hi, lo, this.file.geometry.clusterBytes, 0) || (hi & 0x4000_0000) !== 0) {
-      throw corrupt(this.file.name, 'l1_table.entry', 'reserved bits are set', { index: l1Index });
-    }
-    return hostOffsetOf(hi, lo);
+    return tableOffsetIn(this.file, this.#l1, l1Index);
   }
 
   /** Whether nothing else refers to the L2 table. */
@@ -132,6 +127,16 @@ export class Mapping {
     this.#dirtySectors.clear();
     this.tables.trim();
   }
+}
+
+/** The place of an L2 table, by the L1 table given; 0 where there is none. Throws `ERR_CORRUPT`. */
+export function tableOffsetIn(file: ImageFile, l1: DataView, l1Index: number): number {
+  const hi = l1.getUint32(l1Index * 8);
+  const lo = l1.getUint32(l1Index * 8 + 4);
+  if (isMalformed(hi, lo, file.geometry.clusterBytes, 0) || (hi & compressedFlag) !== 0) {
+    throw corrupt(file.name, 'l1_table.entry', 'reserved bits are set', { index: l1Index });
+  }
+  return hostOffsetOf(hi, lo);
 }
 
 /** Reads and bounds an L1 table. Throws `ERR_CORRUPT` naming `field`. */

@@ -1,6 +1,7 @@
 import {
   corrupt,
   CowlabError,
+  type DiffBatch,
   type DriverImage,
   type DriverSnapshots,
   type LongCallOptions,
@@ -8,6 +9,7 @@ import {
   viewOf,
 } from '@cowlab/core';
 import { recover } from './check.ts';
+import { diffStates, type Side } from './diff.ts';
 import {
   compressedFlag,
   compressedPlace,
@@ -17,6 +19,7 @@ import {
   zeroFlag,
 } from './entries.ts';
 import type { ImageParts } from './image.ts';
+import type { ImageFile } from './image-file.ts';
 import { type L1Place, Mapping, readL1 } from './mapping.ts';
 import { abortError, type Metadata, type Transaction } from './metadata.ts';
 import {
@@ -36,6 +39,7 @@ import { type TableAt, walkTables } from './walk.ts';
  *   create   every table and cluster of the active state: count + 1, COPIED off; a copy of the L1 table
  *   delete   every one of the snapshot: count - 1; where the active state alone is left: COPIED on
  *   apply    tables that differ: the snapshot's + 1, the active one's - 1; a copy of the snapshot's L1 table
+ *   rename   none; another snapshot table
  *
  * The snapshot table is always written anew, beside the old one; the header decides which one is true.
  */
@@ -133,16 +137,37 @@ export class Qcow2Snapshots implements DriverSnapshots {
     });
   }
 
+  async rename(id: string, name: string): Promise<void> {
+    const metadata = this.#metadata();
+    const renamed = this.#find(id);
+    await this.#change(metadata, async () => ({
+      snapshots: metadata.snapshots.snapshots.map((each) => (each === renamed ? { ...each, name } : each)),
+      patch: {},
+      lower: async () => undefined,
+    }));
+  }
+
   async open(id: string): Promise<DriverImage> {
     const { file, backing, l2CacheBytes } = this.#parts;
     const snapshot = this.#find(id);
-    if (snapshot.l1EntryCount < Math.ceil(snapshot.size / file.geometry.l2SpanBytes)) {
-      const data = { value: snapshot.l1EntryCount };
-      throw corrupt(file.name, 'snapshot_table.l1_size', 'too small for the size of the snapshot', data);
-    }
+    assertWhole(file, snapshot);
     const mapping = await Mapping.load(file, placeOf(snapshot), l2CacheBytes);
     const parts = { file, mapping, snapshots: this.#table(), l2CacheBytes, ...(backing && { backing }) };
     return this.#openView(parts, snapshot.size);
+  }
+
+  async diff(from: string | null, to: string | null, offset: number, end: number): Promise<DiffBatch> {
+    const { file, backing } = this.#parts;
+    const sides = [await this.#side(from), await this.#side(to)] as const;
+    return diffStates({ file, hasBacking: backing !== undefined, sides }, offset, end);
+  }
+
+  async #side(id: string | null): Promise<Side> {
+    const { file, mapping } = this.#parts;
+    if (id === null) return { l1: mapping.l1, mapping };
+    const snapshot = this.#find(id);
+    assertWhole(file, snapshot);
+    return { l1: viewOf(await readL1(file, placeOf(snapshot), 'snapshot_table.l1_table_offset')) };
   }
 
   /** One transaction that may write the snapshot table anew and switches the header. */
@@ -198,6 +223,13 @@ interface Change {
   readonly snapshots?: readonly Snapshot[];
   readonly patch: Awaited<ReturnType<Transaction['raise']>>;
   readonly lower: Transaction['lower'];
+}
+
+/** Throws `ERR_CORRUPT` when the L1 table is too small for the disk that the snapshot is of. */
+function assertWhole(file: ImageFile, { l1EntryCount, size }: Snapshot): void {
+  if (l1EntryCount >= Math.ceil(size / file.geometry.l2SpanBytes)) return;
+  const data = { value: l1EntryCount };
+  throw corrupt(file.name, 'snapshot_table.l1_size', 'too small for the size of the snapshot', data);
 }
 
 function placeOf({ l1Offset, l1EntryCount }: Snapshot): L1Place {

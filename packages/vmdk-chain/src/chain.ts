@@ -140,3 +140,42 @@ export async function openBelow(
     throw error;
   }
 }
+
+/**
+ * Files that stand on `file`: in the open chain, listed as snapshots, or between a listed one and those. `openFile`
+ * opens one that is not in the chain.
+ */
+export async function childrenOf(
+  file: string,
+  chain: readonly VmdkImage[],
+  listed: readonly string[],
+  openFile: (file: string) => Promise<SparseExtent>,
+): Promise<string[]> {
+  const parents = new Map<string, string | undefined>();
+  const note = (extent: SparseExtent): void => {
+    const hint = extent.parentHint;
+    parents.set(extent.file, hint === undefined ? undefined : sibling(extent.file, hint));
+  };
+  for (const { extent } of chain) note(extent);
+  for (const one of listed) {
+    let at: string | undefined = one;
+    while (at !== undefined && !parents.has(at)) {
+      const extent: SparseExtent | undefined = await orNone(openFile(at));
+      if (extent === undefined) break;
+      note(extent);
+      await extent.storage.close();
+      at = parents.get(at);
+    }
+  }
+  return [...parents].filter(([, parent]) => parent === file).map(([child]) => child);
+}
+
+/** Undefined for a file that is gone or is no sparse extent: it cannot stand on one of ours. */
+async function orNone(opening: Promise<SparseExtent>): Promise<SparseExtent | undefined> {
+  try {
+    return await opening;
+  } catch (error) {
+    if (isCowlabError(error, 'ERR_NOT_FOUND') || isCowlabError(error, 'ERR_UNSUPPORTED')) return undefined;
+    throw error;
+  }
+}

@@ -1,4 +1,4 @@
-import { CowlabError, type LongCallOptions } from '@cowlab/core';
+import { CowlabError, type LongCallOptions, unsupported } from '@cowlab/core';
 import type { SparseExtent } from './extent.ts';
 import { GRAIN_TABLE_ENTRIES, SECTOR, ZEROED_GRAIN } from './layout.ts';
 
@@ -28,6 +28,21 @@ export interface MergeOptions {
 export function assertNotAborted(file: string, signal: LongCallOptions['signal']): void {
   if (signal?.aborted === true) {
     throw new CowlabError('ERR_ABORTED', `${file}: aborted by the caller`, { file }, signal.reason);
+  }
+}
+
+/** Throws `ERR_UNSUPPORTED` unless both cover the same disk with the same grains. */
+export function assertSameShape(link: SparseExtent, child: SparseExtent): void {
+  const [below, above] = [link.header, child.header];
+  if (below.grainBytes !== above.grainBytes) {
+    throw unsupported(child.file, 'header.grainSize', `differs from that of ${link.file}`, {
+      value: above.grainBytes,
+    });
+  }
+  if (below.size !== above.size) {
+    throw unsupported(child.file, 'header.capacity', `differs from that of ${link.file}`, {
+      value: above.size,
+    });
   }
 }
 

@@ -1,6 +1,6 @@
 import path from 'node:path';
 import {
-  CowlabError,
+  type DiffBatch,
   type DriverImage,
   isCowlabError,
   type LongCallOptions,
@@ -8,14 +8,16 @@ import {
   type Storage,
   unsupported,
 } from '@cowlab/core';
-import { linkOf, linksBelow, openBelow, sibling } from './chain.ts';
+import { childrenOf, linkOf, linksBelow, openBelow, sibling } from './chain.ts';
+import { diffChains } from './diff.ts';
 import { SparseExtent } from './extent.ts';
 import { type Link, VmdkImage, type VmdkSnapshotOperations } from './image.ts';
-import { assertNotAborted, copyMissing } from './merge.ts';
+import { assertNotAborted, assertSameShape, copyMissing } from './merge.ts';
 import {
   copyDirectory,
   emptyDirectory,
   encodeDirectory,
+  entryFor,
   parseDirectory,
   type SnapshotDirectory,
   type SnapshotEntry,
@@ -40,6 +42,7 @@ import {
  *            and the snapshot is there, whole, until vmsd no longer lists it; then only its file may be left.
  *   apply    prepare vmsd → write an empty child of the snapshot's file into disk.vmdk.new, flush → flush the folder
  *            → rename it over disk.vmdk → flush the folder → publish vmsd. The first rename is the moment.
+ *   rename   prepare and publish vmsd.
  *
  * Which snapshot the disk stands on is told by its descriptor, not by `snapshot.current`, which may be one crash
  * behind. Files that a crash has left unlisted are found by walking down from the listed ones.
@@ -90,9 +93,10 @@ export class VmdkSnapshots implements VmdkSnapshotOperations {
 
   async delete(id: string, options: LongCallOptions): Promise<void> {
     const directory = await this.#loadOwn();
-    const entry = find(directory, id);
+    const entry = entryFor(directory, id);
     const file = this.#fileOf(entry);
-    const children = await this.#childrenOf(file, directory);
+    const listed = directory.entries.map((one) => this.#fileOf(one));
+    const children = await childrenOf(file, this.#image.chain(), listed, (at) => this.#openExtent(at));
     if (children.length > 0) await this.#mergeInto(children, file, options);
     directory.entries.splice(directory.entries.indexOf(entry), 1);
     for (const other of directory.entries) if (other.parent === entry.uid) other.parent = entry.parent;
@@ -105,7 +109,7 @@ export class VmdkSnapshots implements VmdkSnapshotOperations {
 
   async apply(id: string, options: LongCallOptions): Promise<void> {
     const directory = await this.#loadOwn();
-    const entry = find(directory, id);
+    const entry = entryFor(directory, id);
     assertNotAborted(this.#image.file, options.signal);
     const link = await this.#linkTo(entry, directory);
     directory.current = entry.uid;
@@ -128,7 +132,7 @@ export class VmdkSnapshots implements VmdkSnapshotOperations {
 
   async open(id: string): Promise<DriverImage> {
     const directory = await this.#load();
-    const extent = await this.#openExtent(this.#fileOf(find(directory, id)));
+    const extent = await this.#openExtent(this.#fileOf(entryFor(directory, id)));
     try {
       const link = await this.#openBelow(extent, directory);
       const image: VmdkImage = new VmdkImage(this.#image.surroundings, extent, link, () => {
@@ -139,6 +143,35 @@ export class VmdkSnapshots implements VmdkSnapshotOperations {
     } catch (error) {
       await extent.storage.close();
       throw error;
+    }
+  }
+
+  async rename(id: string, name: string): Promise<void> {
+    const directory = await this.#loadOwn();
+    const entry = entryFor(directory, id);
+    directory.entries[directory.entries.indexOf(entry)] = { ...entry, displayName: name };
+    const publish = await this.#prepare(directory);
+    await publish();
+  }
+
+  async diff(from: string | null, to: string | null, offset: number, end: number): Promise<DiffBatch> {
+    const directory = await this.#load();
+    const links: Link[] = [];
+    try {
+      const chains: VmdkImage[][] = [];
+      for (const id of [from, to]) {
+        const entry = id === null ? undefined : entryFor(directory, id);
+        if (entry === undefined || this.#fileOf(entry) === this.#image.file) {
+          chains.push(this.#image.chain());
+        } else {
+          const link = await this.#linkTo(entry, directory);
+          links.push(link);
+          chains.push((link.backing.image as VmdkImage).chain());
+        }
+      }
+      return await diffChains(chains[0]!, chains[1]!, offset, end);
+    } finally {
+      for (const link of links) await link.release();
     }
   }
 
@@ -383,37 +416,6 @@ export class VmdkSnapshots implements VmdkSnapshotOperations {
     await before.link?.release();
   }
 
-  /** Files that stand on `file`: in open chains, listed, or between a listed one and those. */
-  async #childrenOf(file: string, directory: SnapshotDirectory): Promise<string[]> {
-    const parents = new Map<string, string | undefined>();
-    const note = (extent: SparseExtent): void => {
-      const hint = extent.parentHint;
-      parents.set(extent.file, hint === undefined ? undefined : sibling(extent.file, hint));
-    };
-    for (const image of this.#image.chain()) note(image.extent);
-    for (const entry of directory.entries) {
-      let at: string | undefined = this.#fileOf(entry);
-      while (at !== undefined && !parents.has(at)) {
-        const extent: SparseExtent | undefined = await this.#tryOpen(at);
-        if (extent === undefined) break;
-        note(extent);
-        await extent.storage.close();
-        at = parents.get(at);
-      }
-    }
-    return [...parents].filter(([, parent]) => parent === file).map(([child]) => child);
-  }
-
-  /** Undefined for a file that is gone or is no sparse extent: it cannot stand on one of ours. */
-  async #tryOpen(file: string): Promise<SparseExtent | undefined> {
-    try {
-      return await this.#openExtent(file);
-    } catch (error) {
-      if (isCowlabError(error, 'ERR_NOT_FOUND') || isCowlabError(error, 'ERR_UNSUPPORTED')) return undefined;
-      throw error;
-    }
-  }
-
   /** Takes the link `file` out from under its children. */
   async #mergeInto(children: readonly string[], file: string, options: LongCallOptions): Promise<void> {
     const link = await this.#openExtent(file);
@@ -468,27 +470,5 @@ export class VmdkSnapshots implements VmdkSnapshotOperations {
       if (before.extent !== extent) await before.extent.storage.close();
       await before.link?.release();
     }
-  }
-}
-
-function find(directory: SnapshotDirectory, id: string): SnapshotEntry {
-  const entry = directory.entries.find((one) => String(one.uid) === id);
-  if (entry === undefined) {
-    throw new CowlabError('ERR_SNAPSHOT_NOT_FOUND', `no snapshot has the id ${id}`, { value: id });
-  }
-  return entry;
-}
-
-function assertSameShape(link: SparseExtent, child: SparseExtent): void {
-  const [below, above] = [link.header, child.header];
-  if (below.grainBytes !== above.grainBytes) {
-    throw unsupported(child.file, 'header.grainSize', `differs from that of ${link.file}`, {
-      value: above.grainBytes,
-    });
-  }
-  if (below.size !== above.size) {
-    throw unsupported(child.file, 'header.capacity', `differs from that of ${link.file}`, {
-      value: above.size,
-    });
   }
 }

@@ -1,4 +1,4 @@
-import { corrupt } from '@cowlab/core';
+import { corrupt, CowlabError } from '@cowlab/core';
 import { entryOf } from './descriptor.ts';
 
 /*
@@ -150,6 +150,13 @@ function parseEntry(
     fileName,
     others: new Map([...fields].filter(([key]) => !OWN_KEYS.has(key))),
   };
+}
+
+/** The snapshot with this id. Throws `ERR_SNAPSHOT_NOT_FOUND`. */
+export function entryFor({ entries }: SnapshotDirectory, id: string): SnapshotEntry {
+  const entry = entries.find((one) => String(one.uid) === id);
+  if (entry !== undefined) return entry;
+  throw new CowlabError('ERR_SNAPSHOT_NOT_FOUND', `no snapshot has the id ${id}`, { value: id });
 }
 
 /** A directory that can be changed without changing the first. */

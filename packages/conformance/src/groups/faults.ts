@@ -89,6 +89,15 @@ const applying: Work = {
   },
 };
 
+const renaming: Work = {
+  when: ({ renameSnapshots }) => renameSnapshots,
+  prepare: writeAndKeep,
+  async act(disk, lab) {
+    await disk.write(0, pattern(6, lab.stride));
+    await disk.snapshots.rename('kept', 'renamed');
+  },
+};
+
 const growing: Work = {
   switches: true,
   when: ({ resize }) => resize !== 'none',
@@ -233,6 +242,7 @@ function faultScenario(name: string, work: Work, strikes: readonly Strike[], las
 const writing = 'an error in the middle of writes reaches the caller and leaves a clean image';
 const making = 'an error while snapshots are made and deleted leaves them wholly there or not at all';
 const goingBack = 'an error while a snapshot is applied leaves the disk before or after it';
+const calling = 'an error while a snapshot is renamed leaves it whole under a name';
 const enlarging = 'an error while the disk grows leaves it before or after that';
 
 const scenarios: readonly Scenario[] = [
@@ -242,6 +252,8 @@ const scenarios: readonly Scenario[] = [
   faultScenario(making, snapshotting, [broken, full], true),
   faultScenario(goingBack, applying, [broken, full, half, unreadable], false),
   faultScenario(goingBack, applying, [broken, full], true),
+  faultScenario(calling, renaming, [broken, full, half, unreadable], false),
+  faultScenario(calling, renaming, [broken, full], true),
   faultScenario(enlarging, growing, [broken, full, half], false),
   faultScenario(enlarging, growing, [broken, full], true),
   {

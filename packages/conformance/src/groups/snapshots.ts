@@ -321,6 +321,8 @@ const absent: readonly Scenario[] = [
       await failsWith('ERR_UNSUPPORTED', 'delete', () => snapshots.delete('one'));
       await failsWith('ERR_UNSUPPORTED', 'apply', () => snapshots.apply('one'));
       await failsWith('ERR_UNSUPPORTED', 'open', () => snapshots.open('one'));
+      const { renameSnapshots, snapshotParents, diff } = lab.capabilities;
+      assert.deepEqual([renameSnapshots, snapshotParents, diff], [false, false, false]);
     },
   },
 ];
