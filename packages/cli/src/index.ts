@@ -1,3 +1,10 @@
-export type { CheckJson, FindingJson, InfoJson, MapEntryJson, SnapshotJson } from './json.ts';
+export type {
+  CheckJson,
+  DiffEntryJson,
+  FindingJson,
+  InfoJson,
+  MapEntryJson,
+  SnapshotJson,
+} from './json.ts';
 export { main } from './main.ts';
 export type { CliIo, OutputStream } from './output.ts';

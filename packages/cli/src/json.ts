@@ -66,6 +66,12 @@ export interface MapEntryJson {
   readonly filename?: string;
 }
 
+/** Bytes that may differ between two states. */
+export interface DiffEntryJson {
+  readonly start: number;
+  readonly length: number;
+}
+
 export function snapshotJson(snapshot: SnapshotInfo): SnapshotJson {
   const milliseconds = snapshot.createdAt.getTime();
   const seconds = Math.floor(milliseconds / 1000);

@@ -8,6 +8,7 @@ import { addCheck } from './verbs/check.ts';
 import { addCompare } from './verbs/compare.ts';
 import { addConvert } from './verbs/convert.ts';
 import { addCreate } from './verbs/create.ts';
+import { addDiff } from './verbs/diff.ts';
 import { addInfo } from './verbs/info.ts';
 import { addMap } from './verbs/map.ts';
 import { addResize, protectNegativeSize } from './verbs/resize.ts';
@@ -21,6 +22,7 @@ const verbs: readonly AddVerb[] = [
   addConvert,
   addCompare,
   addMap,
+  addDiff,
   addResize,
   addBench,
 ];

@@ -1,11 +1,12 @@
 import { readFile, writeFile } from 'node:fs/promises';
 import { describe, expect, it } from 'vitest';
-import { baseFormatOf, formats, formatsWith, makeSample } from './images.ts';
+import { baseFormatOf, fill, formats, formatsWith, makeSample } from './images.ts';
 import { contradictions } from './json-schema.ts';
 import { cowlab, mustRun, scratch } from './lab.ts';
 
 const at = scratch();
 const withSnapshots = formatsWith(({ snapshots }) => snapshots !== 'none');
+const withDiff = formatsWith(({ diff }) => diff);
 const withBacking = formatsWith(({ backing }) => backing);
 
 async function printed(...argv: string[]): Promise<unknown> {
@@ -28,6 +29,18 @@ describe('what --json prints is as the published schema says', () => {
     expect(snapshots).toHaveLength(2);
     expect(contradictions(snapshots, 'snapshots')).toEqual([]);
     expect(contradictions(await printed('info', '--json', at('disk')), 'info')).toEqual([]);
+  });
+
+  it.each(withDiff)('of differences of %s', async (format) => {
+    await makeSample(at('disk'), format);
+    await mustRun('snapshot', '-c', 'one', at('disk'));
+    expect(await printed('diff', '--json', '--from', 'one', at('disk'))).toEqual([]);
+    await makeSample(at('other'), format);
+    await mustRun('snapshot', '-c', 'one', at('other'));
+    await fill(at('other'), format, 0, 100, 1);
+    const extents = await printed('diff', '--json', '--from', 'one', at('other'));
+    expect(extents).toHaveLength(1);
+    expect(contradictions(extents, 'diff')).toEqual([]);
   });
 
   it.each(withBacking)('of %s over a backing file', async (format) => {

@@ -5,6 +5,8 @@ import { cowlab, hasJudge, judge, mustRun, scratch } from './lab.ts';
 
 const at = scratch();
 const withSnapshots = formatsWith(({ snapshots }) => snapshots !== 'none');
+const renaming = formatsWith(({ renameSnapshots }) => renameSnapshots);
+const withParents = formatsWith(({ snapshotParents }) => snapshotParents);
 
 async function list(file: string): Promise<SnapshotJson[]> {
   return JSON.parse(await mustRun('snapshot', '-l', '--json', file)) as SnapshotJson[];
@@ -51,6 +53,20 @@ describe.each(withSnapshots)('snapshot of %s', (format) => {
     expect(await mustRun('info', disk)).toContain(`Snapshot list:\n${table}`);
   });
 
+  it.runIf(renaming.includes(format))('renames', async () => {
+    const disk = at('disk.img');
+    await makeSample(disk, format);
+    await mustRun('snapshot', '-c', 'old', disk);
+    const before = await list(disk);
+    expect(await mustRun('snapshot', '-r', 'old', '--as', 'new', disk)).toBe('');
+    expect(await list(disk)).toEqual(before.map((snapshot) => ({ ...snapshot, name: 'new' })));
+    const { status, stderr } = await cowlab('snapshot', '-r', 'old', '--as', 'other', disk);
+    expect({ status, stderr }).toEqual({
+      status: 1,
+      stderr: `cowlab: ${disk}: snapshot "old": no such snapshot\n`,
+    });
+  });
+
   it.each([
     [['-a', 'absent'], 'snapshot "absent": no such snapshot'],
     [['-d', 'absent'], 'snapshot "absent": no such snapshot'],
@@ -68,7 +84,48 @@ describe.each(withSnapshots)('snapshot of %s', (format) => {
   });
 });
 
+describe.each(withParents)('snapshot -l of %s', (format) => {
+  it('shows the tree', async () => {
+    const disk = at('disk.img');
+    await makeSample(disk, format);
+    const take = (name: string): Promise<string> => mustRun('snapshot', '-c', name, disk);
+    for (const name of ['base', 'try', 'try again']) await take(name);
+    await mustRun('snapshot', '-a', 'base', disk);
+    for (const name of ['main', 'aside']) await take(name);
+    await mustRun('snapshot', '-a', 'main', disk);
+    await take('end');
+    const rows = (await mustRun('snapshot', '-l', disk)).trimEnd().split('\n').slice(1);
+    expect(rows.map((row) => row.replace(/^\d+ +/, '').replace(/ +16 MiB.*$/, ''))).toEqual([
+      'base',
+      '├─ try',
+      '│  try again',
+      'main',
+      '├─ aside',
+      'end',
+    ]);
+    const names = new Map((await list(disk)).map(({ id, name }) => [id, name]));
+    const parents = (await list(disk)).map(({ name, parent }) => [name, names.get(parent ?? '')]);
+    expect(parents).toEqual([
+      ['base', undefined],
+      ['try', 'base'],
+      ['try again', 'try'],
+      ['main', 'base'],
+      ['aside', 'main'],
+      ['end', 'main'],
+    ]);
+  });
+});
+
 describe('snapshot', () => {
+  it.each([
+    [['-r', 'one'], '-r and --as go together'],
+    [['--as', 'one'], '-r and --as go together'],
+    [['-r', 'one', '--as', 'two', '-c', 'three'], 'only one of -l, -c, -a, -d, -r'],
+  ])('refuses %j', async (argv, words) => {
+    const { status, stderr } = await cowlab('snapshot', ...argv, at('disk.img'));
+    expect({ status, stderr }).toEqual({ status: 1, stderr: `cowlab: snapshot: ${words}\n` });
+  });
+
   it('is refused where the format has none', async () => {
     await mustRun('create', '-q', at('disk.img'), '1M');
     expect(await cowlab('snapshot', '-c', 'a', at('disk.img'))).toEqual({

@@ -1,20 +1,33 @@
 import path from 'node:path';
-import { type BlockDriver, createDisk, type Disk, FileFolder, type OptionValues } from '@cowlab/core';
+import {
+  type BlockDriver,
+  createDisk,
+  type Disk,
+  FileFolder,
+  type LongCallOptions,
+  type OptionValues,
+  raw,
+} from '@cowlab/core';
 import type { Command } from 'commander';
 import { invalidUse } from '../errors.ts';
 import { collect, driverOf, formatNames, parseOptions } from '../formats.ts';
 import { closing, inPlaceOf, openImage } from '../images.ts';
+import { writeIncrement } from '../increment.ts';
 import { interruptible } from '../interrupt.ts';
 import type { Output } from '../output.ts';
 import { type Session, type SourceOptions, withSource } from '../session.ts';
 import { copyDisk } from '../transfer.ts';
 
 interface ConvertOptions extends SourceOptions {
-  readonly outputFormat: string;
+  readonly outputFormat?: string;
   readonly options?: readonly string[];
   readonly snapshot?: string;
   readonly progress?: boolean;
   readonly force?: boolean;
+  readonly from?: string;
+  /** False with `-n`. */
+  readonly create: boolean;
+  readonly unchecked?: boolean;
 }
 
 export function addConvert(program: Command, { output }: Session): void {
@@ -22,15 +35,85 @@ export function addConvert(program: Command, { output }: Session): void {
     .command('convert')
     .description("copy a disk's contents into a new image; what is zero takes no space there")
     .argument('<source>', 'the image to read')
-    .argument('<target>', 'the image to make')
-    .option('-O, --output-format <format>', `format of the new image: ${formatNames}`, 'raw')
+    .argument('<target>', 'the image to make; with -n one that exists')
+    .option(
+      '-O, --output-format <format>',
+      `format of the target: ${formatNames}; raw for a new one without it`,
+    )
     .option('-o, --options <list>', 'create options of the new image, name=value,…', collect)
     .option('-l, --snapshot <name>', 'copy this snapshot instead of the present state')
     .option('-p, --progress', 'show progress on stderr')
-    .option('--force', 'replace a target that exists');
+    .option('--force', 'replace a target that exists')
+    .option(
+      '--from <name>',
+      'with -n: write only what has changed since this snapshot, which the target holds',
+    )
+    .option('-n, --no-create', 'write into a target that exists')
+    .option('--unchecked', 'with -n: do not compare first what has not changed with the target');
   withSource(command).action((source: string, target: string, options: ConvertOptions) =>
-    convert(output, source, target, options),
+    options.create && options.from === undefined && !options.unchecked
+      ? convert(output, source, target, options)
+      : increment(output, source, target, options),
   );
+}
+
+/** What `-n` cannot go without, and what cannot go with it. */
+function assertIncremental(
+  options: ConvertOptions,
+): asserts options is ConvertOptions & Required<Pick<ConvertOptions, 'from' | 'outputFormat'>> {
+  const { create, from, outputFormat, options: values, force } = options;
+  if (create) {
+    throw invalidUse(
+      from === undefined ? '--unchecked' : '--from',
+      'goes with -n, into a target that exists',
+    );
+  }
+  if (from === undefined) throw invalidUse('-n', 'goes with --from, the snapshot that the target holds');
+  // A raw disk may hold what looks like another format: its guest decides.
+  if (outputFormat === undefined) throw invalidUse('-n', 'goes with -O, the format of the target');
+  if (values !== undefined || force) throw invalidUse('-n', 'makes no image: -o and --force have no meaning');
+}
+
+async function increment(
+  output: Output,
+  source: string,
+  target: string,
+  options: ConvertOptions,
+): Promise<void> {
+  assertIncremental(options);
+  const { from, snapshot: to, unchecked = false, outputFormat: format, allow } = options;
+  driverOf(format, '-O');
+  const { disk, files } = await openImage(source, options);
+  await closing(disk, source, async () => {
+    await assertNotOf(files, source, target);
+    const { disk: into } = await openImage(target, { format, allow, writable: true });
+    const about = { source: disk, from, to, unchecked, names: { source, target } };
+    const work = (call: LongCallOptions): Promise<void> => writeIncrement(about, into, call);
+    await closing(into, target, () => underWay(output, options, work));
+  });
+}
+
+async function assertNotOf(files: ReadonlySet<string>, source: string, target: string): Promise<void> {
+  const folder = new FileFolder(path.dirname(target));
+  if (files.has(await folder.identify(path.basename(target)))) {
+    throw invalidUse(target, `is a file of the source ${source}`);
+  }
+}
+
+/** Runs work that can be interrupted, with a progress line when that is asked for. */
+async function underWay(
+  output: Output,
+  { progress: shown }: ConvertOptions,
+  work: (call: LongCallOptions) => Promise<void>,
+): Promise<void> {
+  const progress = shown ? output.progress('convert') : undefined;
+  try {
+    await interruptible((signal) =>
+      work({ signal, ...(progress && { onProgress: (each) => progress.update(each) }) }),
+    );
+  } finally {
+    progress?.end();
+  }
 }
 
 async function convert(
@@ -39,28 +122,15 @@ async function convert(
   target: string,
   options: ConvertOptions,
 ): Promise<void> {
-  const driver = driverOf(options.outputFormat, '-O');
+  const driver = driverOf(options.outputFormat ?? raw.name, '-O');
   const values = parseOptions(driver, options.options);
   const { disk, files } = await openImage(source, options);
   await closing(disk, source, async () => {
-    const folder = new FileFolder(path.dirname(target));
-    if (files.has(await folder.identify(path.basename(target)))) {
-      throw invalidUse(target, `is a file of the source ${source}`);
-    }
+    await assertNotOf(files, source, target);
     const state = options.snapshot === undefined ? disk : await disk.snapshots.open(options.snapshot);
-    const progress = options.progress ? output.progress('convert') : undefined;
-    try {
-      await inPlaceOf(target, options.force ?? false, () =>
-        interruptible((signal) =>
-          copyInto(state, target, driver, values, {
-            signal,
-            ...(progress && { onProgress: (each) => progress.update(each) }),
-          }),
-        ),
-      );
-    } finally {
-      progress?.end();
-    }
+    await inPlaceOf(target, options.force ?? false, () =>
+      underWay(output, options, (call) => copyInto(state, target, driver, values, call)),
+    );
   });
 }
 
@@ -70,7 +140,7 @@ async function copyInto(
   target: string,
   driver: BlockDriver,
   options: OptionValues,
-  call: Parameters<typeof copyDisk>[2],
+  call: LongCallOptions,
 ): Promise<void> {
   const multiple = driver.capabilities.sizeMultiple;
   // A raw file may have any length; what other formats round up to reads as zeros.

@@ -2,11 +2,10 @@ import type { Disk, DiskExtent } from '@cowlab/core';
 import type { Command } from 'commander';
 import { withImage } from '../images.ts';
 import type { MapEntryJson } from '../json.ts';
-import type { Output } from '../output.ts';
+import { hex, printExtents } from '../listing.ts';
 import { type JsonOptions, type Session, type SourceOptions, withJson, withSource } from '../session.ts';
 
-/** Fits every offset up to 2^53, in hexadecimal, and a blank. */
-const COLUMN_WIDTH = 17;
+const TITLES = ['Offset', 'Length', 'Mapped to', 'Depth', 'Kind', 'File'];
 
 export function addMap(program: Command, { output }: Session): void {
   const command = program
@@ -15,7 +14,7 @@ export function addMap(program: Command, { output }: Session): void {
     .argument('<file>', 'the image');
   withJson(withSource(command)).action(async (file: string, options: SourceOptions & JsonOptions) => {
     await withImage(file, options, async (disk) => {
-      await (options.json ? printJson : printTable)(output, mapEntries(disk));
+      await printExtents(output, mapEntries(disk), options, { titles: TITLES, cellsOf });
     });
   });
 }
@@ -64,32 +63,10 @@ function entryOf({ offset, length, kind, depth, allocated }: DiskExtent): MapEnt
   };
 }
 
-type Entries = AsyncIterable<MapEntryJson>;
-
-/* A large image has millions of entries: they are printed as they come, one to a line, as qemu-img does. */
-
-async function printJson(output: Output, entries: Entries): Promise<void> {
-  let before: string | undefined;
-  for await (const entry of entries) {
-    if (before !== undefined) output.line(`${before},`);
-    before = `${before === undefined ? '[' : ' '}${JSON.stringify(entry)}`;
-  }
-  output.line(before === undefined ? '[]' : `${before}]`);
-}
-
-async function printTable(output: Output, entries: Entries): Promise<void> {
-  const row = (cells: readonly string[], file: string): string =>
-    `${cells.map((cell) => cell.padEnd(COLUMN_WIDTH)).join('')}${file}`.trimEnd();
-  output.line(output.styled('bold', row(['Offset', 'Length', 'Mapped to', 'Depth', 'Kind'], 'File')));
-  for await (const entry of entries) {
-    const place = entry.offset === undefined ? '-' : hex(entry.offset);
-    const cells = [hex(entry.start), hex(entry.length), place, String(entry.depth), kindOf(entry)];
-    output.line(row(cells, entry.filename ?? ''));
-  }
-}
-
-function hex(value: number): string {
-  return value === 0 ? '0' : `0x${value.toString(16)}`;
+function cellsOf(entry: MapEntryJson): string[] {
+  const place = entry.offset === undefined ? '-' : hex(entry.offset);
+  const { start, length, depth, filename } = entry;
+  return [hex(start), hex(length), place, String(depth), kindOf(entry), filename ?? ''];
 }
 
 function kindOf(entry: MapEntryJson): string {

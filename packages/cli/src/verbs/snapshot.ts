@@ -1,3 +1,4 @@
+import type { Disk } from '@cowlab/core';
 import type { Command } from 'commander';
 import { invalidUse } from '../errors.ts';
 import { withImage } from '../images.ts';
@@ -10,31 +11,42 @@ interface SnapshotOptions extends SourceOptions, JsonOptions {
   readonly create?: string;
   readonly apply?: string;
   readonly delete?: string;
+  readonly rename?: string;
+  readonly as?: string;
 }
 
 export function addSnapshot(program: Command, { output }: Session): void {
   const command = program
     .command('snapshot')
-    .description('list, create, apply or delete snapshots; a snapshot is named by its tag or its id')
+    .description('list, create, apply, delete or rename snapshots; a snapshot is named by its tag or its id')
     .argument('<file>', 'the image')
     .option('-l, --list', 'list the snapshots, the default')
     .option('-c, --create <name>', 'keep the present state')
     .option('-a, --apply <name>', 'go back to a snapshot; the present state is given up')
-    .option('-d, --delete <name>', 'delete a snapshot; no other state changes');
+    .option('-d, --delete <name>', 'delete a snapshot; no other state changes')
+    .option('-r, --rename <name>', 'give a snapshot the name that --as says; nothing else of it changes')
+    .option('--as <name>', 'with -r: the new name');
   withJson(withSource(command)).action(async (file: string, options: SnapshotOptions) => {
-    const { create, apply } = options;
-    const changes = [create, apply, options.delete].filter((name) => name !== undefined).length;
-    if (changes + (options.list ? 1 : 0) > 1) throw invalidUse('snapshot', 'only one of -l, -c, -a, -d');
-    if (changes > 0 && options.json) throw invalidUse('--json', 'goes with -l');
-    await withImage(file, { ...options, writable: changes > 0 }, async (disk) => {
-      if (create !== undefined) await disk.snapshots.create(create);
-      else if (apply !== undefined) await disk.snapshots.apply(apply);
-      else if (options.delete !== undefined) await disk.snapshots.delete(options.delete);
-      else {
-        const snapshots = await disk.snapshots.list();
-        if (options.json) output.json(snapshots.map(snapshotJson));
-        else if (snapshots.length > 0) printSnapshots(output, snapshots);
-      }
+    const change = changeOf(options);
+    if (change !== undefined && options.json) throw invalidUse('--json', 'goes with -l');
+    await withImage(file, { ...options, writable: change !== undefined }, async (disk) => {
+      if (change !== undefined) return change(disk);
+      const snapshots = await disk.snapshots.list();
+      if (options.json) output.json(snapshots.map(snapshotJson));
+      else if (snapshots.length > 0) printSnapshots(output, snapshots);
     });
   });
+}
+
+/** What is to be done to the snapshots; undefined when they are to be listed. */
+function changeOf(options: SnapshotOptions): ((disk: Disk) => Promise<unknown>) | undefined {
+  const { list, create, apply, delete: gone, rename, as } = options;
+  if ((rename === undefined) !== (as === undefined)) throw invalidUse('snapshot', '-r and --as go together');
+  const changes: ((disk: Disk) => Promise<unknown>)[] = [];
+  if (create !== undefined) changes.push(({ snapshots }) => snapshots.create(create));
+  if (apply !== undefined) changes.push(({ snapshots }) => snapshots.apply(apply));
+  if (gone !== undefined) changes.push(({ snapshots }) => snapshots.delete(gone));
+  if (rename !== undefined && as !== undefined) changes.push(({ snapshots }) => snapshots.rename(rename, as));
+  if (changes.length + (list ? 1 : 0) > 1) throw invalidUse('snapshot', 'only one of -l, -c, -a, -d, -r');
+  return changes[0];
 }
