@@ -326,8 +326,9 @@ export class Disk implements Backing, AsyncDisposable {
       : this.#locks.acquire(start, end, exclusive);
   }
 
+  /** What a request holds that reserves or unmaps. */
   #units(start: number, end: number): [number, number] {
-    const unit = this.image.unitBytes;
+    const unit = this.image.reserveBytes ?? this.image.unitBytes;
     return [start - (start % unit), Math.ceil(end / unit) * unit];
   }
 

@@ -203,6 +203,11 @@ export interface DriverImage {
   readonly size: number;
   /** Allocation unit, bytes, a power of two: `unmap` ranges are multiples of it (or reach the end of the disk). */
   readonly unitBytes: number;
+  /**
+   * A power of two from `unitBytes` on, for drivers that change more than the units of a request when they reserve
+   * or unmap: such a request holds all bytes between multiples of it, so nobody else is at work there.
+   */
+  readonly reserveBytes?: number;
   /** The longest extent from `offset` that the driver can tell cheaply, at most `length`. */
   map(offset: number, length: number): Awaitable<Extent>;
   /** Sets space aside for a write at `offset`, where `map` gave no owned data; covers as much of `length` as lies together. */

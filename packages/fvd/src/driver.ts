@@ -14,6 +14,7 @@ import {
   viewOf,
 } from '@cowlab/core';
 import { readCatalog } from './catalog.ts';
+import { MIN_PLACES } from './gather.ts';
 import { FvdImage } from './image.ts';
 import { Journal } from './journal.ts';
 import {
@@ -80,6 +81,14 @@ const options: OptionTable = {
     choices: ['off', 'metadata'],
     default: 'off',
     help: 'metadata: every chunk is mapped from the start, its data are holes',
+  },
+};
+
+const openOptions: OptionTable = {
+  max_places: {
+    type: 'number',
+    default: 64,
+    help: 'host places that a chunk may be spread over before a first write gathers some of them; at least 4',
   },
 };
 
@@ -224,7 +233,14 @@ async function openImage(storage: Storage, context: OpenContext): Promise<Driver
   return isVersion1(head) ? openVersion1(storage, context) : openVersion2(storage, context);
 }
 
+function maxPlacesOf({ options: { max_places: value } }: OpenContext): number {
+  if ((value as number) >= MIN_PLACES) return value as number;
+  const problem = `${value} is fewer than ${MIN_PLACES}`;
+  throw new CowlabError('ERR_INVALID_OPTION', `option max_places: ${problem}`, { field: 'max_places' });
+}
+
 async function openVersion2(storage: Storage, context: OpenContext): Promise<DriverImage> {
+  const maxPlaces = maxPlacesOf(context);
   const superblock = await newestSuperblock(storage);
   const { hostChunks, chunkBytes, blockBytes, size, root, catalog: region } = superblock;
   const geometry = geometryOf(chunkBytes, blockBytes);
@@ -244,7 +260,7 @@ async function openVersion2(storage: Storage, context: OpenContext): Promise<Dri
   const base = await openBase(superblock, context);
   const { readOnly } = context;
   try {
-    const image = new FvdImage({ storage, state, space, superblock, journal, base, readOnly });
+    const image = new FvdImage({ storage, state, space, superblock, journal, base, readOnly, maxPlaces });
     // The pages on disk do not have what the journal says of these.
     if (readOnly) for (const chunk of changed) image.publisher.touch(chunk);
     else if (!journal.isEmpty) await image.recover(changed);
@@ -266,7 +282,7 @@ export const fvd: BlockDriver = {
   name: 'fvd',
   capabilities,
   options,
-  openOptions: {},
+  openOptions,
 
   probe(head: Uint8Array): number {
     return head.length >= 8 && viewOf(head).getUint32(0, true) === MAGIC ? 100 : 0;

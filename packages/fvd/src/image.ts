@@ -14,6 +14,7 @@ import {
   type Storage,
 } from '@cowlab/core';
 import { checkImage } from './check.ts';
+import { gatherSpan, isScattered } from './gather.ts';
 import type { Journal } from './journal.ts';
 import { ABSENT, type Geometry, type JournalRun, MAX_CHUNKS, type Superblock, ZERO } from './layout.ts';
 import { mapState } from './mapping.ts';
@@ -29,7 +30,8 @@ import type { State } from './tree.ts';
  *
  *   map      table lookup; a block is owned unless its host chunk is static
  *   reserve  owned home chunk, else: a fresh home for what was absent or is large, a packed place for little
- *            pieces written over static blocks. Whole blocks only: an aligned write copies nothing
+ *            pieces written over static blocks. Whole blocks only: an aligned write copies nothing, unless the
+ *            chunk lies in too many places already: then some of them are gathered first (gather.ts)
  *   commit   table entry in memory, run noted for the journal
  *   flush    F(data) → journal append → F. Without new runs: F alone. Journal full: publish instead
  *   publish  F(data) → changed pages, root (and catalog) to free space → F → superblock → F
@@ -46,12 +48,12 @@ const LARGE_SHARE = 4;
 /** What V8 takes for a run that waits for the journal. */
 const RUN_MEMORY = 64;
 
+/** Host blocks that have been set aside for blocks of a chunk; `count` 0: the bytes go where they are already. */
 interface FvdPlacement extends Placement {
   readonly chunk: number;
   readonly block: number;
   readonly count: number;
   readonly host: number;
-  readonly isHome: boolean;
 }
 
 export class FvdImage implements DriverImage {
@@ -63,19 +65,19 @@ export class FvdImage implements DriverImage {
   readonly publisher: Publisher;
   readonly #base: Backing | undefined;
   readonly #space: Space;
+  readonly #maxPlaces: number;
   #state: State;
   #runs: JournalRun[] = [];
-  /** Homes with reservations under way: guest chunk → host chunk. Commit makes them findable in the table. */
-  readonly #newHomes = new Map<number, { host: number; pending: number }>();
   #turn: Promise<unknown> = Promise.resolve();
   #turns = 0;
 
   constructor(parts: ImageParts) {
-    const { storage, state, space, superblock, journal, base, readOnly } = parts;
+    const { storage, state, space, superblock, journal, base, readOnly, maxPlaces } = parts;
     this.storage = storage;
     this.geometry = state.table.geometry;
     this.unitBytes = this.geometry.blockBytes;
     this.readOnly = readOnly;
+    this.#maxPlaces = maxPlaces;
     this.#state = state;
     this.#space = space;
     this.#base = base;
@@ -85,6 +87,11 @@ export class FvdImage implements DriverImage {
 
   get size(): number {
     return this.#state.size;
+  }
+
+  /** One write at a time looks for a place in a chunk: it may move other blocks of it. */
+  get reserveBytes(): number {
+    return this.geometry.chunkBytes;
   }
 
   get state(): State {
@@ -105,17 +112,7 @@ export class FvdImage implements DriverImage {
     const chunk = Math.floor(offset / chunkBytes);
     const within = offset - chunk * chunkBytes;
     const host = table.whole(chunk);
-    if (host === 0) {
-      const extent = mapState(
-        table,
-        this.storage,
-        this.#base,
-        (at) => this.#space.isOwned(at),
-        offset,
-        length,
-      );
-      return extent.kind === 'data' && !extent.owned ? this.#beforeTail(extent) : extent;
-    }
+    if (host === 0) return this.#mapInRun(chunk, within, length) ?? this.#mapAny(offset, length);
     const isStatic = this.#space.isStatic(host);
     let end = chunkBytes - within;
     for (let next = 1; end < length; next++, end += chunkBytes) {
@@ -130,50 +127,20 @@ export class FvdImage implements DriverImage {
     };
   }
 
-  reserve(offset: number, length: number): Placement {
-    const { chunkBytes, blockBytes, blocksPerChunk } = this.geometry;
-    const chunk = Math.floor(offset / chunkBytes);
-    const within = offset - chunk * chunkBytes;
-    const block = Math.floor(within / blockBytes);
-    const wanted = Math.min(blocksPerChunk, Math.ceil((within + length) / blockBytes)) - block;
-    const count = this.#unowned(chunk, block, wanted);
-    const home = this.#homeFor(chunk, count);
-    let host: number;
-    if (home === undefined) {
-      host = this.#space.takePacked(count, block);
-    } else {
-      this.#space.addBlocks(home, count);
-      host = home * blocksPerChunk + block;
-    }
-    const head = within - block * blockBytes;
-    const covered = Math.min(length, count * blockBytes - head);
-    const placement: FvdPlacement = {
-      storage: this.storage,
-      guestOffset: offset,
-      length: covered,
-      hostOffset: host * blockBytes + head,
-      head,
-      tail: count * blockBytes - head - covered,
-      fresh: false,
-      chunk,
-      block,
-      count,
-      host,
-      isHome: home !== undefined,
-    };
-    return placement;
+  reserve(offset: number, length: number): Awaitable<Placement> {
+    const chunk = Math.floor(offset / this.geometry.chunkBytes);
+    if (!isScattered(this.#state.table.runsOf(chunk), this.#maxPlaces)) return this.#place(offset, length);
+    return this.#gather(chunk).then(() => this.#inPlace(offset, length) ?? this.#place(offset, length));
   }
 
   commit(placement: Placement): void {
-    const { chunk, block, count, host, isHome } = placement as FvdPlacement;
-    this.#endReservation(chunk, isHome);
-    this.#setRun(chunk, block, count, host);
+    const { chunk, block, count, host } = placement as FvdPlacement;
+    if (count > 0) this.#setRun(chunk, block, count, host);
   }
 
   abort(placement: Placement): void {
-    const { chunk, count, host, isHome } = placement as FvdPlacement;
-    this.#endReservation(chunk, isHome);
-    this.#space.release(this.#space.chunkOf(host), count);
+    const { count, host } = placement as FvdPlacement;
+    if (count > 0) this.#space.release(this.#space.chunkOf(host), count);
   }
 
   unmap(offset: number, length: number): void {
@@ -332,6 +299,59 @@ export class FvdImage implements DriverImage {
     };
   }
 
+  /** Where the bytes lie, when gathering has just brought them to a place that is the front's own. */
+  #inPlace(offset: number, length: number): FvdPlacement | undefined {
+    const extent = this.map(offset, length);
+    if (extent.kind !== 'data' || !extent.owned) return undefined;
+    const { storage, hostOffset } = extent;
+    const place = { storage, hostOffset, guestOffset: offset, length: extent.length };
+    return { ...place, head: 0, tail: 0, fresh: false, chunk: 0, block: 0, count: 0, host: 0 };
+  }
+
+  #place(offset: number, length: number): FvdPlacement {
+    const { chunkBytes, blockBytes, blocksPerChunk } = this.geometry;
+    const chunk = Math.floor(offset / chunkBytes);
+    const within = offset - chunk * chunkBytes;
+    const block = Math.floor(within / blockBytes);
+    const wanted = Math.min(blocksPerChunk, Math.ceil((within + length) / blockBytes)) - block;
+    const count = this.#unowned(chunk, block, wanted);
+    const host = this.#take(chunk, block, count);
+    const head = within - block * blockBytes;
+    const covered = Math.min(length, count * blockBytes - head);
+    return {
+      storage: this.storage,
+      guestOffset: offset,
+      length: covered,
+      hostOffset: host * blockBytes + head,
+      head,
+      tail: count * blockBytes - head - covered,
+      fresh: false,
+      chunk,
+      block,
+      count,
+      host,
+    };
+  }
+
+  /** A request that lies in one run of a split chunk, and is not near the front's part of a static chunk. */
+  #mapInRun(chunk: number, within: number, length: number): Extent | undefined {
+    const { chunkBytes, blockBytes } = this.geometry;
+    const last = within + length - 1;
+    if (last >= chunkBytes) return undefined;
+    const first = Math.floor(within / blockBytes);
+    const host = this.#state.table.findInRun(chunk, first, Math.floor(last / blockBytes));
+    if (host === 0 || this.#space.hasTail(host)) return undefined;
+    const hostOffset = host * blockBytes + within - first * blockBytes;
+    return { kind: 'data', length, storage: this.storage, hostOffset, owned: this.#space.isOwned(host) };
+  }
+
+  #mapAny(offset: number, length: number): Extent {
+    const { table } = this.#state;
+    const owned = (host: number): boolean => this.#space.isOwned(host);
+    const extent = mapState(table, this.storage, this.#base, owned, offset, length);
+    return extent.kind === 'data' && !extent.owned ? this.#beforeTail(extent) : extent;
+  }
+
   /** A run that crosses into the front's own part of a static chunk is two extents. */
   #beforeTail(extent: DataExtent): DataExtent {
     const toTail = this.#space.tailFrom * this.geometry.blockBytes - extent.hostOffset;
@@ -351,10 +371,10 @@ export class FvdImage implements DriverImage {
     return Math.min(count, wanted);
   }
 
-  /** The home chunk that the blocks go to, or undefined when they are to be packed. */
-  #homeFor(chunk: number, count: number): number | undefined {
+  /** Where blocks of a chunk go: a host block. Space counts them there. */
+  #take(chunk: number, block: number, count: number): number {
     const { blocksPerChunk } = this.geometry;
-    let home = this.#newHomes.get(chunk)?.host;
+    let home: number | undefined;
     let scattered = 0;
     let hasStatic = false;
     this.#state.table.eachRun(chunk, (start, length, host) => {
@@ -364,23 +384,24 @@ export class FvdImage implements DriverImage {
       else if (host - place * blocksPerChunk === start && !this.#space.isStatic(place)) home ??= place;
       else scattered += length;
     });
+    if (home !== undefined) {
+      this.#space.addBlocks(home, count);
+      return home * blocksPerChunk + block;
+    }
     const wantsHome =
       !hasStatic ||
       count * LARGE_SHARE >= blocksPerChunk ||
       scattered + count > blocksPerChunk / SCATTER_SHARE;
-    if (home === undefined) {
-      if (!wantsHome) return undefined;
-      home = this.#space.findFree();
-    }
-    const reservation = this.#newHomes.get(chunk) ?? { host: home, pending: 0 };
-    reservation.pending++;
-    this.#newHomes.set(chunk, reservation);
-    return home;
+    return wantsHome ? this.#space.takeHome(count, block) : this.#space.takePacked(count, block);
   }
 
-  #endReservation(chunk: number, isHome: boolean): void {
-    const reservation = isHome ? this.#newHomes.get(chunk) : undefined;
-    if (reservation !== undefined && --reservation.pending === 0) this.#newHomes.delete(chunk);
+  async #gather(chunk: number): Promise<void> {
+    const parts = { storage: this.storage, space: this.#space, ...this.geometry };
+    for (;;) {
+      const runs = this.#state.table.runsOf(chunk);
+      if (!isScattered(runs, this.#maxPlaces)) return;
+      await gatherSpan(parts, runs, (start, count, host) => this.#setRun(chunk, start, count, host));
+    }
   }
 
   /** Space already counts the new blocks; what they take the place of is released. */
@@ -415,4 +436,6 @@ export interface ImageParts {
   readonly journal: Journal;
   readonly base: Backing | undefined;
   readonly readOnly: boolean;
+  /** Most places that a chunk of the front may lie in (gather.ts). */
+  readonly maxPlaces: number;
 }

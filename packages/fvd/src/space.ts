@@ -80,7 +80,12 @@ export class Space {
   isOwned(hostBlock: number): boolean {
     const chunk = this.chunkOf(hostBlock);
     if (!this.#static.get(chunk)) return true;
-    return this.tailFrom > 0 && hostBlock >= this.tailFrom && this.chunkOf(this.tailFrom) === chunk;
+    return hostBlock >= this.tailFrom && this.hasTail(hostBlock);
+  }
+
+  /** Whether a part of the block's chunk may be the front's own although the chunk is static. */
+  hasTail(hostBlock: number): boolean {
+    return this.tailFrom > 0 && this.chunkOf(this.tailFrom) === this.chunkOf(hostBlock);
   }
 
   fix(region: Region): void {
@@ -191,6 +196,13 @@ export class Space {
     const next = at + count;
     this.packNext = next >= blocksPerChunk ? 0 : chunk * blocksPerChunk + next;
     return chunk * blocksPerChunk + at;
+  }
+
+  /** Takes a free host chunk for `count` blocks that lie in it at their own index, from `index` on; a host block. */
+  takeHome(count: number, index: number): number {
+    const chunk = this.findFree();
+    this.addBlocks(chunk, count);
+    return chunk * this.#geometry.blocksPerChunk + index;
   }
 
   setStatic(chunk: number): void {

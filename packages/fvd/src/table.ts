@@ -34,6 +34,18 @@ export function continuation(host: number, blocks: number): number {
   return host > ZERO ? host + blocks : host;
 }
 
+/** The run that the block lies in. */
+function runAt(starts: readonly number[], block: number): number {
+  let low = 0;
+  let high = starts.length;
+  while (high - low > 1) {
+    const middle = (low + high) >>> 1;
+    if (starts[middle]! <= block) low = middle;
+    else high = middle;
+  }
+  return low;
+}
+
 /** Told of every run of host blocks that a state stops referring to. */
 export type Released = (host: number, count: number) => void;
 
@@ -79,6 +91,11 @@ export class ChunkTable {
     return entry >= SPLIT && entry !== ZERO_ENTRY;
   }
 
+  /** The runs of a chunk that is split; undefined when it is not. They are never changed, only replaced. */
+  runsOf(chunk: number): Runs | undefined {
+    return this.isSplit(chunk) ? this.#splits[this.#entries[chunk]! - SPLIT] : undefined;
+  }
+
   /** Puts decoded entries in the place of absent ones: `count` chunks, host chunks following the first one's. */
   load(chunk: number, count: number, entry: ChunkEntry): void {
     if (typeof entry !== 'number') this.#split(chunk, entry);
@@ -94,25 +111,37 @@ export class ChunkTable {
     if (entry === ZERO_ENTRY) return { host: ZERO, count: blocksPerChunk - block };
     if (entry < SPLIT) return { host: entry * blocksPerChunk + block, count: blocksPerChunk - block };
     const { starts, hosts } = this.#splits[entry - SPLIT]!;
-    let low = 0;
-    let high = starts.length;
-    while (high - low > 1) {
-      const middle = (low + high) >>> 1;
-      if (starts[middle]! <= block) low = middle;
-      else high = middle;
-    }
-    const host = hosts[low]!;
-    const end = low + 1 < starts.length ? starts[low + 1]! : blocksPerChunk;
-    return { host: continuation(host, block - starts[low]!), count: end - block };
+    const run = runAt(starts, block);
+    const end = run + 1 < starts.length ? starts[run + 1]! : blocksPerChunk;
+    return { host: continuation(hosts[run]!, block - starts[run]!), count: end - block };
+  }
+
+  /**
+   * The host block of `first`, when the chunk is split and the blocks from `first` to `last` lie there one after the
+   * other; 0 when they do not, or are absent or zero. What a small read of a chunk with a history comes to.
+   */
+  findInRun(chunk: number, first: number, last: number): number {
+    const entry = this.#entries[chunk]!;
+    if (entry < SPLIT || entry === ZERO_ENTRY) return 0;
+    const { starts, hosts } = this.#splits[entry - SPLIT]!;
+    const run = runAt(starts, first);
+    const host = hosts[run]!;
+    if (host <= ZERO || (run + 1 < starts.length && starts[run + 1]! <= last)) return 0;
+    return host + first - starts[run]!;
   }
 
   /** Visits the runs of a chunk in order. */
   eachRun(chunk: number, visit: (start: number, count: number, host: number) => void): void {
     const { blocksPerChunk } = this.geometry;
-    for (let block = 0; block < blocksPerChunk; ) {
-      const { host, count } = this.find(chunk, block);
-      visit(block, count, host);
-      block += count;
+    const runs = this.runsOf(chunk);
+    if (runs === undefined) {
+      visit(0, blocksPerChunk, this.find(chunk, 0).host);
+      return;
+    }
+    const { starts, hosts } = runs;
+    for (let run = 0; run < starts.length; run++) {
+      const end = run + 1 < starts.length ? starts[run + 1]! : blocksPerChunk;
+      visit(starts[run]!, end - starts[run]!, hosts[run]!);
     }
   }
 

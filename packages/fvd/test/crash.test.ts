@@ -1,14 +1,22 @@
-import { groups, runScenario, scenariosFor } from '@cowlab/conformance';
+import { type ConformanceSubject, groups, runScenario, scenariosFor } from '@cowlab/conformance';
 import { describe, it } from 'vitest';
 import { fvd } from '../src/index.ts';
+import { gathering } from './lab.ts';
 
-// The suite's own power loss, for geometries that its usual run does not have.
-describe.each([
-  { chunk_size: 65_536, block_size: 512, journal_size: 65_536 },
-  { chunk_size: 65_536, block_size: 8192, journal_size: 65_536 },
-  { chunk_size: 131_072, block_size: 16_384, journal_size: 262_144 },
-])('P9, with %j: power loss', (options) => {
-  const subject = { driver: fvd, options };
+// The suite's own power loss, for geometries that its usual run does not have, and with chunks that are gathered by
+// most first writes.
+const subjects: [string, ConformanceSubject][] = [
+  ['small blocks', { driver: fvd, options: { chunk_size: 65_536, block_size: 512, journal_size: 65_536 } }],
+  ['large blocks', { driver: fvd, options: { chunk_size: 65_536, block_size: 8192, journal_size: 65_536 } }],
+  [
+    'few blocks',
+    { driver: fvd, options: { chunk_size: 131_072, block_size: 16_384, journal_size: 262_144 } },
+  ],
+  ['4 places', { driver: gathering(4), options: { chunk_size: 65_536, block_size: 1024 } }],
+  ['6 places', { driver: gathering(6), options: { chunk_size: 131_072, block_size: 512 } }],
+];
+
+describe.each(subjects)('P9, with %s: power loss', (_, subject) => {
   const scenarios = groups
     .filter(({ name }) => name === 'power loss')
     .flatMap((group) => scenariosFor(group, subject, 'memory'));

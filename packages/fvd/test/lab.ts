@@ -1,4 +1,5 @@
 import {
+  type BlockDriver,
   CountingFolder,
   createDisk,
   type Disk,
@@ -16,6 +17,34 @@ export const KiB = 1024;
 export const MiB: number = KiB * KiB;
 /** 16 blocks a chunk: small enough to fill, large enough to pack. */
 const small = { chunk_size: 64 * KiB, block_size: 4 * KiB, journal_size: 64 * KiB };
+
+/** The driver, with so few places allowed to a chunk that first writes gather all the time. */
+export function gathering(maxPlaces: number): BlockDriver {
+  return {
+    ...fvd,
+    open: (folder, name, context) =>
+      fvd.open(folder, name, { ...context, options: { ...context.options, max_places: maxPlaces } }),
+  };
+}
+
+/** How many rows of blocks each chunk of the disk lies in. */
+export function placesByChunk(disk: Disk, chunkBytes: number): number[] {
+  const places: number[] = [];
+  for (let start = 0; start < disk.size; start += chunkBytes) {
+    const distances: number[] = [];
+    const end = Math.min(disk.size, start + chunkBytes);
+    for (let at = start; at < end; ) {
+      const extent = disk.image.map(at, end - at);
+      if (extent instanceof Promise) throw new Error('FVD maps without waiting');
+      if (extent.kind === 'data' && distances.at(-1) !== extent.hostOffset - at) {
+        distances.push(extent.hostOffset - at);
+      }
+      at += extent.length;
+    }
+    places.push(distances.length);
+  }
+  return places;
+}
 
 export interface ImageOptions {
   readonly size?: number;
