@@ -99,9 +99,10 @@ export class DiskSnapshots {
     const rename = driver.rename.bind(driver);
     this.#assertName(newName);
     await this.#host.exclusively(async () => {
-      const { id, name } = await this.#find(nameOrId);
+      const present = await driver.list();
+      const { id, name } = this.#pick(present, nameOrId);
       if (name === newName) return;
-      if ((await driver.list()).some((snapshot) => snapshot.name === newName)) {
+      if (present.some((snapshot) => snapshot.name === newName)) {
         throw this.#error('ERR_SNAPSHOT_EXISTS', newName, 'a snapshot of that name exists');
       }
       await rename(id, newName);
@@ -139,10 +140,10 @@ export class DiskSnapshots {
     const driver = this.#driver();
     if (driver.diff === undefined) throw this.#unsupported('diff', 'does not tell what differs');
     const diff = driver.diff.bind(driver);
-    const [one, other] = await this.#host.exclusively(
-      async () => [await this.#find(from), to === undefined ? null : await this.#find(to)] as const,
-      signal,
-    );
+    const [one, other] = await this.#host.exclusively(async () => {
+      const present = await driver.list();
+      return [this.#pick(present, from), to === undefined ? null : this.#pick(present, to)] as const;
+    }, signal);
     const otherSize = (): number => other?.size ?? this.#host.image.size;
     let offset = 0;
     while (offset < Math.min(one.size, otherSize())) {
@@ -152,7 +153,7 @@ export class DiskSnapshots {
         // The disk may have become smaller while this waited.
         return offset < end ? diff(one.id, other?.id ?? null, offset, end) : { extents: [], end };
       }, signal);
-      offset = batch.end;
+      offset = Math.max(offset, batch.end);
       yield batch;
       onProgress?.({ done: offset, total: Math.min(one.size, otherSize()) });
       await setImmediate();
@@ -196,7 +197,10 @@ export class DiskSnapshots {
   }
 
   async #find(nameOrId: string): Promise<SnapshotInfo> {
-    const all = await this.#driver().list();
+    return this.#pick(await this.#driver().list(), nameOrId);
+  }
+
+  #pick(all: readonly SnapshotInfo[], nameOrId: string): SnapshotInfo {
     const found = all.find(({ id }) => id === nameOrId) ?? all.find(({ name }) => name === nameOrId);
     if (found === undefined) throw this.#error('ERR_SNAPSHOT_NOT_FOUND', nameOrId, 'no such snapshot');
     return found;

@@ -128,39 +128,3 @@ describe('diff', () => {
     await damaged.close();
   });
 });
-
-describe('a tree of 2,000 snapshots with names of 255 bytes', () => {
-  const count = 2000;
-  const nameOf = (index: number): string => `${index} `.padEnd(255, 'n');
-
-  it('keeps parents, renames one with one publication, and tells differences without the others', async () => {
-    const { disk, folder } = await countedDisk({ size: 64 * MiB, options: { chunk_size: 256 * KiB } });
-    const parents: (number | null)[] = [];
-    for (let index = 0; index < count; index++) {
-      if (index % 100 === 99) await disk.snapshots.apply(nameOf(index - 50));
-      parents.push(index === 0 ? null : index % 100 === 99 ? index - 50 : index - 1);
-      await disk.write((index % 64) * MiB, new Uint8Array(4 * KiB).fill(index));
-      await disk.snapshots.create(nameOf(index));
-    }
-    const list = await disk.snapshots.list();
-    const indexOf = new Map(list.map(({ id }, index) => [id, index]));
-    expect(list.map(({ parent }) => (parent == null ? null : indexOf.get(parent)))).toEqual(parents);
-    folder.reset();
-    await disk.snapshots.rename(nameOf(1050), 'another');
-    const renamed = folder.reset();
-    expect(renamed.flushes).toBe(3);
-    expect(renamed.purposes.refcount.writes).toBe(1);
-    expect(renamed.purposes.data).toMatchObject({ reads: 0, writes: 0 });
-    expect(await collect(disk, nameOf(1047), 'another')).toEqual([24, 25, 26].map((at) => block(at * MiB)));
-    // The directory is read twice, to find the names and then the roots; roots and pages are those of two states.
-    const { mapping, snapshot } = folder.reset().purposes;
-    expect(mapping.readBytes).toBeLessThan(16 * KiB);
-    expect(snapshot.readBytes).toBeLessThan(count * 320 * 4);
-    await disk.close();
-    const again = await openImage(folder);
-    const wanted = list.map((info, index) => (index === 1050 ? { ...info, name: 'another' } : info));
-    expect(await again.snapshots.list()).toEqual(wanted);
-    expect((await again.check()).findings).toEqual([]);
-    await again.close();
-  });
-});
