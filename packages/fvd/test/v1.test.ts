@@ -139,6 +139,35 @@ describe('an image of version 1', () => {
     expect(await read(image)).toEqual(whole.subarray(0, 512 * KiB));
   });
 
+  it('is read however far out in a sparse file its chunks lie', async () => {
+    const image = fixtureBytes('compact-nobase.fvd');
+    put64(image, at.virtual_disk_size, 4096);
+    put64(image, at.chunk_size, 512);
+    const chunks = [2 ** 31 - 2, 2 ** 27, 0];
+    chunks.forEach((host, chunk) => put32(image, 8192 + 4 * chunk, host));
+    const folder = await folderWith(image);
+    const storage = await folder.open(file, { readOnly: false });
+    for (const [chunk, host] of chunks.entries()) {
+      await storage.write(28_672 + host * 512, filled(512, chunk + 1));
+    }
+    await storage.close();
+    const disk = await openToRead(folder);
+    const bytes = await contents(disk);
+    chunks.forEach((_, chunk) => expect(bytes[chunk * 512]).toBe(chunk + 1));
+    expect(await disk.check()).toMatchObject({ corruptions: 0, leaks: 2 });
+    await disk.close();
+  });
+
+  it('takes nothing of a base from behind the size that is recorded for it', async () => {
+    const image = fixtureBytes('compact-base.fvd');
+    // The end is in the middle of a block, and of a chunk without a place.
+    const end = 128 * KiB + 512;
+    put64(image, at.base_img_size, end);
+    const bytes = await read(image);
+    expect(bytes.subarray(64 * KiB, end)).toEqual(fixtureBytes('base.raw').subarray(64 * KiB, end));
+    expect(bytes.subarray(end, 192 * KiB)).toEqual(filled(192 * KiB - end, 0));
+  });
+
   it('of which a copied block reaches into a chunk without a place has the bytes of the base there', async () => {
     const image = fixtureBytes('compact-base.fvd');
     const base = fixtureBytes('base.raw');

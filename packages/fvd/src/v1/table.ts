@@ -8,6 +8,8 @@ export const EMPTY = 0xffffffff;
 /** Set while an allocation was not in the journal yet; journal records were copied with it. */
 const DIRTY = 0x8000_0000;
 const PIECE_ENTRIES = 2 ** 18;
+/** Host chunks that are told apart by a bit for each, 8 MiB in all, when an image opens; where more are, by sorting. */
+const MAX_SEEN = 2 ** 26;
 
 /** An entry as it is on disk → a host chunk, or {@link EMPTY}. */
 export function maskEntry(entry: number): number {
@@ -52,9 +54,9 @@ export class DamagedChunks {
   constructor(table: ChunkTable, hostChunks: number) {
     this.#table = table;
     this.#hostChunks = hostChunks;
+    if (isSurelySound(table, hostChunks)) return;
     const used = hostChunksOf(table);
     const shared = used.filter((host, index) => host === used[index - 1]);
-    if (shared.length === 0 && (used.at(-1) ?? -1) < hostChunks) return;
     const bits = new Bitset(table.entries.length);
     table.entries.forEach((host, chunk) => {
       if (host !== EMPTY && (host >= hostChunks || contains(shared, host))) bits.set(chunk);
@@ -87,6 +89,17 @@ export class DamagedChunks {
     const value = this.#table.entries[chunk]!;
     throw corrupt(file, `table[${chunk}]`, this.describe(chunk), { value });
   }
+}
+
+/** Whether every host chunk is there and has one user; false also when there are too many to tell by a bit for each. */
+function isSurelySound({ entries }: ChunkTable, hostChunks: number): boolean {
+  const seen = new Bitset(Math.min(hostChunks, MAX_SEEN));
+  for (const host of entries) {
+    if (host === EMPTY) continue;
+    if (host >= seen.length || seen.get(host)) return false;
+    seen.set(host);
+  }
+  return true;
 }
 
 /** Whether `value` is among `sorted`. */
