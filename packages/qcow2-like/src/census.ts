@@ -5,7 +5,7 @@ import type { ImageFile } from './image-file.ts';
 import { type L1Place, readL1 } from './mapping.ts';
 import { abortError } from './metadata.ts';
 import { References } from './references.ts';
-import { readRefcountTable } from './refcounts.ts';
+import { readRefcountTable } from './refcount-table.ts';
 import type { SnapshotTable } from './snapshot-table.ts';
 import { type TableAt, walkTables } from './walk.ts';
 

@@ -2,6 +2,7 @@ import { type Awaitable, andThen, CowlabError, corrupt, roundUp, viewOf } from '
 import { hostOffsetOf, isMalformed, setEntry } from './entries.ts';
 import type { ImageFile } from './image-file.ts';
 import { maxRefcountTableBytes, sectorBytes } from './layout.ts';
+import { placeGrownTable, readRefcountTable } from './refcount-table.ts';
 import { type RefcountWidth, refcountWidth } from './refcount-width.ts';
 import { type Table, TableCache } from './table-cache.ts';
 
@@ -128,6 +129,26 @@ export class Refcounts {
     return andThen(block, ({ view }) => this.width.get(view, cluster - index * this.perBlock));
   }
 
+  /** As `get`, for many counts in a row between which none changes: looks for a block only when it needs another one. */
+  reader(): (cluster: number) => Awaitable<number> {
+    const { width, perBlock } = this;
+    let view: DataView | undefined;
+    let base = 0;
+    const read = (cluster: number): Awaitable<number> => {
+      if (view !== undefined && cluster >= base && cluster < base + perBlock) {
+        return width.get(view, cluster - base);
+      }
+      const block = this.block(Math.floor(cluster / perBlock));
+      if (block === undefined) return 0;
+      return andThen(block, (there) => {
+        view = there.view;
+        base = there.index * perBlock;
+        return width.get(view, cluster - base);
+      });
+    };
+    return read;
+  }
+
   /** Puts a count in the place of another one: for those who have counted anew. Where there is no block, throws TypeError. */
   assign(cluster: number, count: number): Awaitable<void> {
     const block = this.block(Math.floor(cluster / this.perBlock));
@@ -217,6 +238,7 @@ export class Refcounts {
 
   /** Takes exactly `count` clusters that lie together, and says where. For tables of several clusters. */
   async allocateTogether(count: number): Promise<number> {
+    await this.#skipUsed();
     let start = this.#firstFree;
     let length = 0;
     let missing: number[] = [];
@@ -240,6 +262,19 @@ export class Refcounts {
       return this.allocateTogether(count);
     }
     return this.#takeTogether(start, count, missing);
+  }
+
+  /** Moves `#firstFree` to a cluster that is free, so that nobody looks at what lies before it again. */
+  async #skipUsed(): Promise<void> {
+    for (;;) {
+      const index = Math.floor(this.#firstFree / this.perBlock);
+      const block = await this.block(index);
+      if (block === undefined) return;
+      let within = this.#firstFree - index * this.perBlock;
+      while (within < this.perBlock && this.width.get(block.view, within) !== 0) within += 1;
+      this.#firstFree = index * this.perBlock + within;
+      if (within < this.perBlock) return;
+    }
   }
 
   /** Blocks that are missing come first, the `count` clusters after them. */
@@ -455,29 +490,4 @@ function changedPart(table: Table): [number, Uint8Array] {
   const from = Math.floor(table.dirtyFrom / sectorBytes) * sectorBytes;
   const to = roundUp(table.dirtyTo, sectorBytes);
   return [table.hostOffset + from, table.bytes.subarray(from, to)];
-}
-
-/** The whole refcount table, as it is in the file. */
-export async function readRefcountTable(file: ImageFile): Promise<Uint8Array> {
-  const { header, geometry } = file;
-  const bytes = new Uint8Array(header.refcountTableClusters * geometry.clusterBytes);
-  await file.readCluster(header.refcountTableOffset, bytes, 'refcount_table_offset');
-  return bytes;
-}
-
-/** How many clusters a larger table takes, and how many blocks describe both, from the end of the present table's reach. */
-function placeGrownTable(
-  presentEntries: number,
-  neededEntries: number,
-  clusterBytes: number,
-  perBlock: number,
-): { readonly blocks: number; readonly tableClusters: number } {
-  let blocks = 1;
-  for (;;) {
-    const entries = Math.max(neededEntries, presentEntries + blocks) * 1.5;
-    const tableClusters = Math.ceil((entries * 8) / clusterBytes);
-    const needed = Math.ceil((blocks + tableClusters) / perBlock);
-    if (needed <= blocks) return { blocks, tableClusters };
-    blocks = needed;
-  }
 }

@@ -11,17 +11,20 @@ import {
 import { recover } from './check.ts';
 import { diffStates, type Side } from './diff.ts';
 import {
-  compressedFlag,
-  compressedPlace,
-  copiedFlag,
-  hostOffsetOf,
-  isMalformed,
-  zeroFlag,
-} from './entries.ts';
+  activeTables,
+  bytesOf,
+  countDown,
+  countUp,
+  markSoleOwners,
+  tablesOf,
+  type Walk,
+  without,
+} from './counting.ts';
+import { copiedFlag } from './entries.ts';
 import type { ImageParts } from './image.ts';
 import type { ImageFile } from './image-file.ts';
 import { type L1Place, Mapping, readL1 } from './mapping.ts';
-import { abortError, type Metadata, type Transaction } from './metadata.ts';
+import type { Metadata, Transaction } from './metadata.ts';
 import {
   encodeSnapshotTable,
   newSnapshot,
@@ -29,7 +32,6 @@ import {
   snapshotInfo,
   type SnapshotTable,
 } from './snapshot-table.ts';
-import { type TableAt, walkTables } from './walk.ts';
 
 /*
  * Internal snapshots: a second L1 table over the same L2 tables and data. A cluster's count is the number of
@@ -43,12 +45,6 @@ import { type TableAt, walkTables } from './walk.ts';
  *
  * The snapshot table is always written anew, beside the old one; the header decides which one is true.
  */
-
-/** What a delete or apply may report: one step for each L2 table. */
-interface Walk {
-  readonly metadata: Metadata;
-  readonly options: LongCallOptions;
-}
 
 export class Qcow2Snapshots implements DriverSnapshots {
   readonly #parts: ImageParts;
@@ -236,10 +232,6 @@ function placeOf({ l1Offset, l1EntryCount }: Snapshot): L1Place {
   return { offset: l1Offset, entryCount: l1EntryCount };
 }
 
-function bytesOf(view: DataView): Uint8Array {
-  return new Uint8Array(view.buffer, view.byteOffset, view.byteLength);
-}
-
 /** Ids are numbers in QEMU's images and ours. The counter is ours: where others took it away, the largest id decides. */
 function nextId({ file, snapshots }: Metadata): number {
   const numbers = snapshots.snapshots.map(({ id }) => (/^\d{1,15}$/.test(id) ? Number(id) : 0));
@@ -254,139 +246,4 @@ function tooMany({ file }: Metadata): CowlabError {
     field: 'header.refcount_order',
     value: refcountBits,
   });
-}
-
-/** The L2 tables that an L1 table points to. Throws `ERR_CORRUPT`. */
-function tablesOf({ file }: Metadata, l1: Uint8Array): TableAt[] {
-  const view = viewOf(l1);
-  const tables: TableAt[] = [];
-  for (let l1Index = 0; l1Index < view.byteLength / 8; l1Index += 1) {
-    const hi = view.getUint32(l1Index * 8);
-    const lo = view.getUint32(l1Index * 8 + 4);
-    if (isMalformed(hi, lo, file.geometry.clusterBytes, 0) || (hi & compressedFlag) !== 0) {
-      throw corrupt(file.name, 'l1_table.entry', 'reserved bits are set', { index: l1Index });
-    }
-    const hostOffset = hostOffsetOf(hi, lo);
-    if (hostOffset !== 0) tables.push({ hostOffset, l1Index });
-  }
-  return tables;
-}
-
-function activeTables(metadata: Metadata): TableAt[] {
-  return tablesOf(metadata, bytesOf(metadata.mapping.l1));
-}
-
-/** Those of `tables` that the other list does not have at the same place. */
-function without(tables: readonly TableAt[], others: readonly TableAt[]): TableAt[] {
-  const there = new Map(others.map(({ l1Index, hostOffset }) => [l1Index, hostOffset]));
-  return tables.filter(({ l1Index, hostOffset }) => there.get(l1Index) !== hostOffset);
-}
-
-/** One more way leads to each table and to what it refers to: nobody owns them alone any more. */
-async function countUp(walk: Walk, tables: readonly TableAt[]): Promise<void> {
-  await countTables(walk, tables, 1, (view) => {
-    let changed = false;
-    for (let at = 0; at < view.byteLength; at += 8) {
-      const hi = view.getUint32(at);
-      if ((hi & copiedFlag) === 0) continue;
-      view.setUint32(at, (hi & ~copiedFlag) >>> 0);
-      changed = true;
-    }
-    return changed;
-  });
-}
-
-async function countDown(walk: Walk, tables: readonly TableAt[]): Promise<void> {
-  await countTables(walk, tables, -1, () => false);
-}
-
-async function countTables(
-  { metadata, options }: Walk,
-  tables: readonly TableAt[],
-  delta: 1 | -1,
-  change: (view: DataView) => boolean,
-): Promise<void> {
-  const { file, refcounts } = metadata;
-  let done = 0;
-  await walkTables(file, tables, async (table, view) => {
-    if (options.signal?.aborted) throw abortError(file.name);
-    await refcounts.change({ first: table.hostOffset / file.geometry.clusterBytes, count: 1 }, delta);
-    await countEntries(metadata, view, delta);
-    done += 1;
-    options.onProgress?.({ done, total: tables.length });
-    const changed = change(view);
-    if (changed) keepCached(metadata, table, view);
-    return changed;
-  });
-}
-
-/** Changes the counts of everything that one L2 table refers to, neighbours together. */
-async function countEntries({ file, refcounts }: Metadata, view: DataView, delta: 1 | -1): Promise<void> {
-  const { clusterBytes } = file.geometry;
-  let first = 0;
-  let count = 0;
-  const settle = async (): Promise<void> => {
-    const changed = count > 0 ? refcounts.change({ first, count }, delta) : undefined;
-    if (changed !== undefined) await changed;
-  };
-  for (let at = 0; at < view.byteLength; at += 8) {
-    const hi = view.getUint32(at);
-    const lo = view.getUint32(at + 4);
-    if (hi === 0 && lo === 0) continue;
-    const run = clustersOf(file, hi, lo);
-    if (run.count === 0) continue;
-    if (count > 0 && run.first === first + count) {
-      count += run.count;
-      continue;
-    }
-    await settle();
-    ({ first, count } = run);
-  }
-  await settle();
-
-  function clustersOf(image: typeof file, hi: number, lo: number): { first: number; count: number } {
-    if ((hi & compressedFlag) !== 0) {
-      const { offset, end } = compressedPlace(hi, lo, image.header.clusterBits);
-      const start = Math.floor(offset / clusterBytes);
-      return { first: start, count: Math.ceil(end / clusterBytes) - start };
-    }
-    if (isMalformed(hi, lo, clusterBytes, zeroFlag))
-      throw corrupt(image.name, 'l2_table.entry', 'reserved bits are set');
-    const hostOffset = hostOffsetOf(hi, lo & ~zeroFlag);
-    return { first: hostOffset / clusterBytes, count: hostOffset === 0 ? 0 : 1 };
-  }
-}
-
-/** After a delete: what only the active state refers to now is its own again. Sharing happens at one guest offset only. */
-async function markSoleOwners(metadata: Metadata, deleted: readonly TableAt[]): Promise<void> {
-  const { file, mapping, refcounts } = metadata;
-  const { clusterBytes } = file.geometry;
-  const touched = new Set(deleted.map(({ l1Index }) => l1Index));
-  const tables = activeTables(metadata).filter(({ l1Index }) => touched.has(l1Index));
-  const isSole = async (hostOffset: number): Promise<boolean> =>
-    (await refcounts.get(hostOffset / clusterBytes)) === 1;
-  for (const { l1Index, hostOffset } of tables) {
-    if (!mapping.isOwned(l1Index) && (await isSole(hostOffset))) mapping.setL1(l1Index, hostOffset, true);
-  }
-  await walkTables(file, tables, async (table, view) => {
-    let changed = false;
-    for (let at = 0; at < view.byteLength; at += 8) {
-      const hi = view.getUint32(at);
-      if ((hi & (copiedFlag | compressedFlag)) !== 0) continue;
-      const hostOffset = hostOffsetOf(hi, view.getUint32(at + 4) & ~zeroFlag);
-      if (hostOffset === 0) continue;
-      const count = refcounts.get(hostOffset / clusterBytes);
-      if ((count instanceof Promise ? await count : count) !== 1) continue;
-      view.setUint32(at, (hi | copiedFlag) >>> 0);
-      changed = true;
-    }
-    if (changed) keepCached(metadata, table, view);
-    return changed;
-  });
-}
-
-/** A table that was changed in the file is changed in the cache too. */
-function keepCached({ mapping }: Metadata, { l1Index, hostOffset }: TableAt, view: DataView): void {
-  const cached = mapping.tables.peek(l1Index);
-  if (cached?.hostOffset === hostOffset) cached.bytes.set(bytesOf(view));
 }

@@ -106,6 +106,23 @@ describe('diff', () => {
   });
 });
 
+it.each(['1.1', '0.10'])(
+  'a rename under compat %s writes the snapshot table anew, in 4 flushes, and reads no L2 table',
+  async (compat) => {
+    const folder = new CountingFolder(await newImage(MIB, { compat }));
+    const disk = await open(folder);
+    await disk.write(0, bufferOf(MIB, 1));
+    for (const name of ['one', 'two']) await disk.snapshots.create(name);
+    folder.reset();
+    await disk.snapshots.rename('one', 'first');
+    const { flushes, purposes } = folder.reset();
+    expect(flushes).toBe(4);
+    expect(purposes.snapshot.writes).toBe(1);
+    expect(purposes.mapping).toMatchObject({ reads: 0, writes: 0 });
+    await disk.close();
+  },
+);
+
 describe.skipIf(qemuIsMissing)('with QEMU', () => {
   let qemu: Qemu;
   beforeEach(async () => {
