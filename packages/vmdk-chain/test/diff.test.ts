@@ -117,3 +117,16 @@ it('a long disk is told from batch to batch', async () => {
   expect(steps).toEqual([4096, 5000]);
   await disk.close();
 });
+
+it('a rename writes the list of snapshots anew, and touches no other file', async () => {
+  const { disk, folder } = await newDisk(4 * SPAN);
+  await disk.write(0, bytes);
+  for (const name of ['one', 'two']) await disk.snapshots.create(name);
+  folder.reset();
+  await disk.snapshots.rename('one', 'first');
+  const counts = folder.reset();
+  expect(totalCounts(counts).writes).toBe(1);
+  expect(counts.purposes.snapshot.writes).toBe(1);
+  expect([counts.flushes, counts.folderFlushes]).toEqual([1, 1]);
+  await disk.close();
+});
