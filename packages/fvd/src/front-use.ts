@@ -49,9 +49,12 @@ export function markLog(state: State, marks: Bitset): void {
 export function markData({ table }: State, marks: Bitset): void {
   const { blocksPerChunk } = table.geometry;
   for (let chunk = 0; chunk < table.chunks; chunk++) {
-    const whole = table.whole(chunk);
-    if (whole > 0) marks.set(whole);
-    else if (table.isSplit(chunk)) {
+    const count = table.wholeRun(chunk);
+    if (count > 0) {
+      // Chunks that follow each other are marked at once: there may be millions of them.
+      marks.setRange(table.whole(chunk), table.whole(chunk) + count);
+      chunk += count - 1;
+    } else if (table.isSplit(chunk)) {
       table.eachRun(chunk, (_start, count, host) => {
         if (host <= ZERO) return;
         marks.set(Math.floor(host / blocksPerChunk));
@@ -78,12 +81,10 @@ export function surveyState(state: State, limits: UseLimits): StateUse {
   for (const region of regionsOf(state)) survey.addRegion(region);
   const { table } = state;
   for (let chunk = 0; chunk < table.chunks; chunk++) {
-    const whole = table.whole(chunk);
-    if (whole > 0) {
-      // Chunks that follow each other are one question: there may be a million of them.
-      let count = 1;
-      while (chunk + count < table.chunks && table.whole(chunk + count) === whole + count) count++;
-      survey.addWhole(chunk, whole, count);
+    const count = table.wholeRun(chunk);
+    if (count > 0) {
+      // Chunks that follow each other are one question.
+      survey.addWhole(chunk, table.whole(chunk), count);
       chunk += count - 1;
     } else if (table.isSplit(chunk)) {
       table.eachRun(chunk, (start, count, host) => {

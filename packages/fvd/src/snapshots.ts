@@ -1,7 +1,5 @@
 import {
-  type Bitset,
   CowlabError,
-  corrupt,
   type DiffBatch,
   type DriverImage,
   type DriverSnapshots,
@@ -12,6 +10,7 @@ import { diffStates, type Side } from './diff.ts';
 import { reachedBy } from './front-use.ts';
 import type { FvdImage } from './image.ts';
 import { type Directory, MAX_SNAPSHOTS, type SnapshotEntry } from './layout.ts';
+import { lower, raised } from './refcounts.ts';
 import { SnapshotImage } from './snapshot-image.ts';
 import { readRoot, readState, type State } from './tree.ts';
 
@@ -70,7 +69,7 @@ export class FvdSnapshots implements DriverSnapshots {
           for (const chunk of dead) reached.clear(chunk);
           entry = { id: nextId, parent: current, name, createdAt: createdAt.getTime(), size, root };
           const directory = { nextId: nextId + 1, current: nextId, snapshots: [...snapshots, entry] };
-          return { directory, counts: counted(before.counts, reached, space.hostChunks) };
+          return { directory, counts: raised(before.counts, reached, space.hostChunks) };
         },
       });
     } catch (error) {
@@ -88,15 +87,8 @@ export class FvdSnapshots implements DriverSnapshots {
     const { nextId, current, snapshots } = before.directory;
     const gone = this.#find(snapshots, id);
     const { counts } = before;
-    const falling: number[] = [];
     const reached = reachedBy(await this.#read(gone), publisher.superblock.hostChunks);
-    for (let chunk = reached.nextSet(0); chunk >= 0; chunk = reached.nextSet(chunk + 1)) {
-      const count = counts[chunk] ?? 0;
-      if (count === 0)
-        throw corrupt(storage.name, 'catalog.counts', `chunk ${chunk} is reached but not counted`);
-      counts[chunk] = count - 1;
-      if (count === 1) falling.push(chunk);
-    }
+    const fallen = lower(counts, reached, storage.name);
     // Children of the deleted snapshot, and the front, grew from its parent in the end.
     const adopted = (parent: number): number => (parent === gone.id ? gone.parent : parent);
     const directory: Directory = {
@@ -108,8 +100,8 @@ export class FvdSnapshots implements DriverSnapshots {
     };
     const tail = (): number => (counts[space.chunkOf(space.tailFrom)] === 0 ? 0 : space.tailFrom);
     await this.#image.publish({ catalog: () => ({ directory, counts }), tailFrom: tail });
-    for (const chunk of falling) space.clearStatic(chunk);
-    await publisher.settle(falling.filter((chunk) => !space.isFront(chunk)));
+    space.clearStaticWhere(fallen);
+    await publisher.settle(space.unusedOf(fallen));
   }
 
   async apply(id: string): Promise<void> {
@@ -122,11 +114,7 @@ export class FvdSnapshots implements DriverSnapshots {
     const directory = { ...before.directory, current: entry.id };
     await this.#image.publish({ state, catalog: () => ({ directory, counts: before.counts }) });
     space.adoptFront(use);
-    const free: number[] = [];
-    for (let chunk = abandoned.nextSet(0); chunk >= 0; chunk = abandoned.nextSet(chunk + 1)) {
-      if (!space.isUsed(chunk)) free.push(chunk);
-    }
-    await publisher.settle(free);
+    await publisher.settle(space.unusedOf(abandoned));
   }
 
   async open(id: string): Promise<DriverImage> {
@@ -183,14 +171,4 @@ export class FvdSnapshots implements DriverSnapshots {
     const about = { file: name, value: id };
     throw new CowlabError('ERR_SNAPSHOT_NOT_FOUND', `${name}: snapshot ${id}: no such snapshot`, about);
   }
-}
-
-/** The counts with one more for every chunk that is reached. */
-function counted(counts: Uint16Array, reached: Bitset, length: number): Uint16Array {
-  const after = new Uint16Array(Math.max(length, counts.length));
-  after.set(counts);
-  reached.words.forEach((word, at) => {
-    for (let bit = 0; word >>> bit !== 0 && bit < 32; bit++) after[at * 32 + bit]! += (word >>> bit) & 1;
-  });
-  return after;
 }

@@ -223,6 +223,24 @@ export class Space {
     this.#static.clear(chunk);
   }
 
+  /** Chunks whose refcount has come to 0. */
+  clearStaticWhere({ words }: Bitset): void {
+    for (let at = 0; at < words.length; at++) this.#static.words[at]! &= ~words[at]!;
+  }
+
+  /** Those of the chunks that nobody uses. */
+  unusedOf({ words }: Bitset): number[] {
+    const unused: number[] = [];
+    for (let at = 0; at < words.length; at++) {
+      const word = words[at]! & ~this.#static.words[at]! & ~this.#front.words[at]!;
+      for (let bit = 0; word >>> bit !== 0 && bit < 32; bit++) {
+        const chunk = at * 32 + bit;
+        if ((word >>> bit) & 1 && !this.#isHeld(chunk)) unused.push(chunk);
+      }
+    }
+    return unused;
+  }
+
   /** A snapshot has been taken: it reaches all that the front reaches, and nothing that is packed from now on. */
   freezeFront(): void {
     this.#front.words.forEach((word, at) => {

@@ -13,17 +13,18 @@ import {
  *
  *   entry            meaning
  *   0                absent: the base answers, or zeros
- *   0xffffffff       zero
- *   bit 31 set       split: the other bits number a run list
- *   else             the whole chunk lies in this host chunk, block i at block i
+ *   above 0          the whole chunk lies in this host chunk, block i at block i
+ *   -1               zero
+ *   below -1         split: without the sign bit, the number of a run list
+ *
+ * Entries are signed so that they are small integers to the engine, whatever they say.
  *
  * A chunk whose blocks lie in several places is split; each of its runs lies in one host chunk. Its home is the host chunk in which blocks lie at their own
  * index; packed blocks never do (space.ts sees to it), so that a home belongs to one guest chunk alone. When one
  * run covers the chunk again, the split ends.
  */
 
-const SPLIT = 0x8000_0000;
-const ZERO_ENTRY = 0xffff_ffff;
+const SPLIT = -0x8000_0000;
 
 /** What V8 takes for a run (a start and a host, up to 8 bytes each, with room to grow) and for a split itself. */
 const RUN_MEMORY = 16;
@@ -32,6 +33,11 @@ const SPLIT_MEMORY = 160;
 /** Where the block is that lies `blocks` after the first of a run. */
 export function continuation(host: number, blocks: number): number {
   return host > ZERO ? host + blocks : host;
+}
+
+function fillRising(entries: Int32Array, from: number, count: number, first: number): void {
+  const distance = first - from;
+  for (let at = from; at < from + count; at++) entries[at] = at + distance;
 }
 
 /** The run that the block lies in. */
@@ -51,14 +57,14 @@ export type Released = (host: number, count: number) => void;
 
 export class ChunkTable {
   readonly geometry: Geometry;
-  #entries: Uint32Array;
+  readonly #entries: Int32Array;
   #splits: (Runs | undefined)[] = [];
   #freeSplits: number[] = [];
   #runs = 0;
 
   constructor(geometry: Geometry, chunks: number) {
     this.geometry = geometry;
-    this.#entries = new Uint32Array(chunks);
+    this.#entries = new Int32Array(chunks);
   }
 
   get chunks(): number {
@@ -77,18 +83,26 @@ export class ChunkTable {
   /** The host chunk that holds the whole chunk, or 0 when it is absent, zero or split. */
   whole(chunk: number): number {
     const entry = this.#entries[chunk]!;
-    return entry < SPLIT ? entry : 0;
+    return entry > ENTRY_ABSENT ? entry : 0;
+  }
+
+  /** How many chunks from this one on lie whole in host chunks that follow each other; 0 when it is not whole. */
+  wholeRun(chunk: number): number {
+    const entries = this.#entries;
+    const first = entries[chunk]!;
+    if (first <= ENTRY_ABSENT) return 0;
+    let end = chunk + 1;
+    while (end < entries.length && entries[end]! - first === end - chunk) end++;
+    return end - chunk;
   }
 
   get(chunk: number): ChunkEntry {
     const entry = this.#entries[chunk]!;
-    if (entry < SPLIT) return entry;
-    return entry === ZERO_ENTRY ? ENTRY_ZERO : this.#splits[entry - SPLIT]!;
+    return entry >= ENTRY_ZERO ? entry : this.#splits[entry - SPLIT]!;
   }
 
   isSplit(chunk: number): boolean {
-    const entry = this.#entries[chunk]!;
-    return entry >= SPLIT && entry !== ZERO_ENTRY;
+    return this.#entries[chunk]! < ENTRY_ZERO;
   }
 
   /** The runs of a chunk that is split; undefined when it is not. They are never changed, only replaced. */
@@ -99,8 +113,8 @@ export class ChunkTable {
   /** Puts decoded entries in the place of absent ones: `count` chunks, host chunks following the first one's. */
   load(chunk: number, count: number, entry: ChunkEntry): void {
     if (typeof entry !== 'number') this.#split(chunk, entry);
-    else if (entry === ENTRY_ZERO) this.#entries.fill(ZERO_ENTRY, chunk, chunk + count);
-    else for (let i = 0; i < count; i++) this.#entries[chunk + i] = entry + i;
+    else if (entry === ENTRY_ZERO) this.#entries.fill(ENTRY_ZERO, chunk, chunk + count);
+    else fillRising(this.#entries, chunk, count, entry);
   }
 
   /** Where the block is, and for how many blocks the answer holds within its chunk. */
@@ -108,8 +122,8 @@ export class ChunkTable {
     const { blocksPerChunk } = this.geometry;
     const entry = this.#entries[chunk]!;
     if (entry === ENTRY_ABSENT) return { host: ABSENT, count: blocksPerChunk - block };
-    if (entry === ZERO_ENTRY) return { host: ZERO, count: blocksPerChunk - block };
-    if (entry < SPLIT) return { host: entry * blocksPerChunk + block, count: blocksPerChunk - block };
+    if (entry === ENTRY_ZERO) return { host: ZERO, count: blocksPerChunk - block };
+    if (entry > 0) return { host: entry * blocksPerChunk + block, count: blocksPerChunk - block };
     const { starts, hosts } = this.#splits[entry - SPLIT]!;
     const run = runAt(starts, block);
     const end = run + 1 < starts.length ? starts[run + 1]! : blocksPerChunk;
@@ -122,7 +136,7 @@ export class ChunkTable {
    */
   findInRun(chunk: number, first: number, last: number): number {
     const entry = this.#entries[chunk]!;
-    if (entry < SPLIT || entry === ZERO_ENTRY) return 0;
+    if (entry >= ENTRY_ZERO) return 0;
     const { starts, hosts } = this.#splits[entry - SPLIT]!;
     const run = runAt(starts, first);
     const host = hosts[run]!;
@@ -195,7 +209,7 @@ export class ChunkTable {
     const host = runs.hosts[0]!;
     const alone = runs.starts.length === 1;
     if (alone && host === ABSENT) this.#entries[chunk] = ENTRY_ABSENT;
-    else if (alone && host === ZERO) this.#entries[chunk] = ZERO_ENTRY;
+    else if (alone && host === ZERO) this.#entries[chunk] = ENTRY_ZERO;
     else if (alone && host % blocksPerChunk === 0) this.#entries[chunk] = host / blocksPerChunk;
     else this.#split(chunk, runs);
   }
@@ -209,7 +223,7 @@ export class ChunkTable {
 
   #unsplit(chunk: number): void {
     const entry = this.#entries[chunk]!;
-    if (entry < SPLIT || entry === ZERO_ENTRY) return;
+    if (entry >= ENTRY_ZERO) return;
     const index = entry - SPLIT;
     this.#runs -= this.#splits[index]!.starts.length;
     this.#splits[index] = undefined;
