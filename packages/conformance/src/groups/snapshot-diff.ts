@@ -48,6 +48,18 @@ async function change(twin: Twin, lab: Lab): Promise<void> {
   else await twin.write(offset, 1 + random.below(stride));
 }
 
+/** False when the format refuses to resize what has snapshots, or to shrink. */
+async function resizes(twin: Twin, size: number): Promise<boolean> {
+  try {
+    await twin.disk.resize(size);
+  } catch {
+    await failsWith('ERR_UNSUPPORTED', 'resize', () => twin.disk.resize(size));
+    return false;
+  }
+  twin.model.resize(size);
+  return true;
+}
+
 const present: readonly Scenario[] = [
   {
     name: 'states that nothing was written between do not differ',
@@ -116,6 +128,28 @@ const present: readonly Scenario[] = [
     },
   },
   {
+    name: 'nor after one in which the disk changes its size, over a backing file',
+    place: 'memory',
+    when: ({ resize, backing }) => resize === 'both' && backing,
+    async run(lab) {
+      const base = await lab.twin({ file: 'base.img', strides: 4 });
+      await base.fill();
+      await base.disk.close();
+      lab.release(base);
+      const backing = { file: 'base.img', format: lab.driver.name };
+      const twin = await lab.twin({ backing, initial: base.model.bytes });
+      for (let round = 0; round < 6; round++) {
+        const size = lab.size(1 + lab.random.below(8));
+        if (!(await resizes(twin, size))) return;
+        await twin.write(lab.random.below(size - 100), 100);
+        await twin.createSnapshot(`s${round}`);
+        if (round % 2 === 1) await twin.applySnapshot(`s${lab.random.below(round + 1)}`);
+        await twin.discard(0, lab.random.below(twin.size));
+      }
+      await verifyAll(twin);
+    },
+  },
+  {
     name: 'what was flushed before a power loss is told after it, read-only too',
     place: 'memory',
     async run(lab) {
@@ -169,14 +203,7 @@ const present: readonly Scenario[] = [
         ['smaller', lab.size(3)],
         ['large again', lab.size(8)],
       ] as const) {
-        try {
-          await twin.disk.resize(size);
-        } catch {
-          // A format may refuse to resize what has snapshots, or to shrink.
-          await failsWith('ERR_UNSUPPORTED', 'resize', () => twin.disk.resize(size));
-          continue;
-        }
-        twin.model.resize(size);
+        if (!(await resizes(twin, size))) continue;
         await twin.verifyDiff('small');
         await twin.write(Math.min(size, lab.size(6)) - 3000, 2000);
         await twin.createSnapshot(name);
