@@ -13,7 +13,7 @@ import {
   unsupported,
   viewOf,
 } from '@cowlab/core';
-import { readCatalog } from './catalog.ts';
+import { scanCounts } from './catalog.ts';
 import { MIN_PLACES } from './gather.ts';
 import { FvdImage } from './image.ts';
 import { Journal } from './journal.ts';
@@ -255,8 +255,8 @@ async function openVersion2(storage: Storage, context: OpenContext): Promise<Dri
   space.fix(region);
   space.logChunk = logChunkOf(superblock);
   space.adoptFront(space.survey(state, storage.name));
-  const { counts } = await readCatalog({ storage, region, geometry, hostChunks });
-  space.setStaticWhere(counts);
+  const place = { storage, region, geometry, hostChunks };
+  await scanCounts(place, (first, counts) => space.setStaticWhere(first, counts));
   const base = await openBase(superblock, context);
   const { readOnly } = context;
   try {

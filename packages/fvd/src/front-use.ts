@@ -49,11 +49,11 @@ export function markLog(state: State, marks: Bitset): void {
 export function markData({ table }: State, marks: Bitset): void {
   const { blocksPerChunk } = table.geometry;
   for (let chunk = 0; chunk < table.chunks; chunk++) {
-    const count = table.wholeRun(chunk);
-    if (count > 0) {
+    const wholes = table.wholeRun(chunk);
+    if (wholes > 0) {
       // Chunks that follow each other are marked at once: there may be millions of them.
-      marks.setRange(table.whole(chunk), table.whole(chunk) + count);
-      chunk += count - 1;
+      marks.setRange(table.whole(chunk), table.whole(chunk) + wholes);
+      chunk += wholes - 1;
     } else if (table.isSplit(chunk)) {
       table.eachRun(chunk, (_start, count, host) => {
         if (host <= ZERO) return;
@@ -81,11 +81,11 @@ export function surveyState(state: State, limits: UseLimits): StateUse {
   for (const region of regionsOf(state)) survey.addRegion(region);
   const { table } = state;
   for (let chunk = 0; chunk < table.chunks; chunk++) {
-    const count = table.wholeRun(chunk);
-    if (count > 0) {
+    const wholes = table.wholeRun(chunk);
+    if (wholes > 0) {
       // Chunks that follow each other are one question.
-      survey.addWhole(chunk, table.whole(chunk), count);
-      chunk += count - 1;
+      survey.addWhole(chunk, table.whole(chunk), wholes);
+      chunk += wholes - 1;
     } else if (table.isSplit(chunk)) {
       table.eachRun(chunk, (start, count, host) => {
         if (host > ZERO) survey.addRun(chunk, start, count, host);

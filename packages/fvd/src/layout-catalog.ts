@@ -162,6 +162,25 @@ function decodeEntry(
   };
 }
 
+/** How many refcounts follow the directory, and their checksum. */
+export function countsOf(
+  header: Uint8Array,
+  hostChunks: number,
+  file: string,
+): { chunks: number; checksum: number } {
+  const view = viewOf(header);
+  const chunks = view.getUint32(24, true);
+  if (chunks > hostChunks) {
+    throw corrupt(file, 'catalog.countChunks', `${chunks} is past the end of the file`, { value: chunks });
+  }
+  return { chunks, checksum: view.getUint32(28, true) };
+}
+
+/** Refcounts whose checksum is `found`. */
+export function assertCounts(found: number, checksum: number, file: string): void {
+  if (found !== checksum) throw corrupt(file, 'catalog.countsChecksum', 'does not match the refcounts');
+}
+
 /** The refcounts of a catalog whose header has been checked by `directoryBytesOf`; they stay part of `catalog`. */
 export function decodeCounts(
   catalog: Uint8Array,
@@ -169,14 +188,8 @@ export function decodeCounts(
   hostChunks: number,
   file: string,
 ): Uint16Array {
-  const view = viewOf(catalog);
   const part = catalog.subarray(directoryBytes);
-  const chunks = view.getUint32(24, true);
-  if (chunks > hostChunks) {
-    throw corrupt(file, 'catalog.countChunks', `${chunks} is past the end of the file`, { value: chunks });
-  }
-  if (crc32c(part) !== view.getUint32(28, true)) {
-    throw corrupt(file, 'catalog.countsChecksum', 'does not match the refcounts');
-  }
+  const { chunks, checksum } = countsOf(catalog, hostChunks, file);
+  assertCounts(crc32c(part), checksum, file);
   return new Uint16Array(part.buffer, part.byteOffset, chunks);
 }

@@ -210,12 +210,12 @@ export class Space {
     this.#static.set(chunk);
   }
 
-  /** Chunks whose refcount is above 0. Made for all of them at once: there may be a million. */
-  setStaticWhere(counts: Uint16Array): void {
-    this.#ensure(counts.length);
+  /** Chunks whose refcount is above 0, a piece of the counts at a time: there may be millions. */
+  setStaticWhere(first: number, counts: Uint16Array): void {
+    this.#ensure(first + counts.length);
     const { words } = this.#static;
-    for (let chunk = 0; chunk < counts.length; chunk++) {
-      if (counts[chunk]! > 0) words[chunk >>> 5]! |= 1 << (chunk & 31);
+    for (let at = 0; at < counts.length; at++) {
+      if (counts[at]! > 0) words[(first + at) >>> 5]! |= 1 << (at & 31);
     }
   }
 

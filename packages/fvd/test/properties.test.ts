@@ -278,7 +278,7 @@ describe('P11: open', () => {
       folder.reset();
       const again = await openImage(folder, true);
       const { reads, readBytes, writes } = totalCounts(folder.counts);
-      expect(reads).toBeLessThanOrEqual(8);
+      expect(reads).toBeLessThanOrEqual(10);
       expect(readBytes).toBeLessThan(300 * KiB);
       expect(writes).toBe(0);
       await again.close();
