@@ -46,6 +46,7 @@ export interface ImageRequest {
 export interface OpenRequest {
   readonly file?: string;
   readonly readOnly?: boolean;
+  readonly copyOnRead?: boolean;
   /** The lab's own folder when left out; a wrapper of it otherwise. */
   readonly folder?: StorageFolder;
 }
@@ -161,11 +162,9 @@ export class Lab {
 
   /** An open disk; `finish` closes it when the scenario does not. */
   async open(request: OpenRequest = {}): Promise<Disk> {
-    const { file = mainFile, readOnly = false, folder = this.folder } = request;
-    const disk = await openDisk(
-      { folder, file },
-      { drivers: this.drivers, format: this.driver.name, readOnly },
-    );
+    const { file = mainFile, readOnly = false, copyOnRead = false, folder = this.folder } = request;
+    const { drivers, driver } = this;
+    const disk = await openDisk({ folder, file }, { drivers, format: driver.name, readOnly, copyOnRead });
     this.#disks.add(disk);
     return disk;
   }

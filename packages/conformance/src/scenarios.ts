@@ -4,6 +4,7 @@ import { damage } from './groups/damage.ts';
 import { faults } from './groups/faults.ts';
 import { flush, reopen } from './groups/flush-and-reopen.ts';
 import { lifecycle } from './groups/lifecycle.ts';
+import { localCopies } from './groups/local-copies.ts';
 import { powerLoss } from './groups/power-loss.ts';
 import { readOnly } from './groups/read-only.ts';
 import { readsAndWrites } from './groups/reads-and-writes.ts';
@@ -27,6 +28,7 @@ export const groups: readonly ScenarioGroup[] = [
   snapshotTree,
   snapshotDiff,
   backing,
+  localCopies,
   concurrency,
   resize,
   damage,

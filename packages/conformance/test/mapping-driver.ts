@@ -38,6 +38,7 @@ const capabilities: Capabilities = {
   snapshotParents: false,
   diff: false,
   backing: true,
+  releaseBacking: true,
   resize: 'none',
   repair: [],
   concurrency: 'perRange',
@@ -85,8 +86,8 @@ class MappingImage implements DriverImage {
   readonly unitBytes = unitBytes;
   readonly size: number;
   readonly #storage: Storage;
-  readonly #header: Header;
-  readonly #backing: Backing | undefined;
+  #header: Header;
+  #backing: Backing | undefined;
   readonly #states: Uint8Array;
   #dirty = false;
 
@@ -154,6 +155,19 @@ class MappingImage implements DriverImage {
     const wrong = this.#states.some((state) => state > isZero) ? 1 : 0;
     const imageEndBytes = this.#storage.size();
     return { corruptions: wrong, leaks: 0, repaired: 0, findings: [], allocatedBytes, imageEndBytes };
+  }
+
+  /** The map is durable first; the header is one sector. */
+  async releaseBacking(): Promise<void> {
+    const backing = this.#backing;
+    if (backing === undefined) return;
+    await this.flush();
+    const header = { size: this.size, backing: '' };
+    await this.#storage.write(0, encodeHeader(header), 'header');
+    await this.#storage.flush();
+    this.#header = header;
+    this.#backing = undefined;
+    await backing.close();
   }
 
   info(): ImageInfo {

@@ -23,7 +23,7 @@ const MAX_NESTING = 1200;
 let nesting = 0;
 
 /** Fills `target` with the extent's first bytes. */
-function fetch(extent: Extent, target: Uint8Array): Awaitable<void> {
+export function fetch(extent: Extent, target: Uint8Array): Awaitable<void> {
   switch (extent.kind) {
     case 'data':
       return extent.storage.read(extent.hostOffset, target);

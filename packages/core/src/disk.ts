@@ -14,6 +14,15 @@ import type {
   ResolvedExtent,
 } from './driver.ts';
 import { CowlabError } from './errors.ts';
+import { LocalCopies, type PopulateOptions } from './local-copies.ts';
+import {
+  asksBacking,
+  type BackedRange,
+  newTally,
+  type PopulateReport,
+  type PopulateTally,
+  readAndKeep,
+} from './populate.ts';
 import { type Hold, RangeLock } from './range-lock.ts';
 
 /*
@@ -22,8 +31,9 @@ import { type Hold, RangeLock } from './range-lock.ts';
  *
  * Order of requests. `read` holds its bytes shared, `write` its bytes exclusively, rounded to allocation units
  * when it will reserve some, `writeZeroes` and `discard` their units. Snapshot operations, resize, check and
- * close hold everything, here and in the snapshots that are open as disks. `flush` and `info` hold a place past the end of any disk, shared: they run beside
- * requests and beside each other, but not beside those that hold everything. A driver that is `serial` gets one
+ * close hold everything, here and in the snapshots that are open as disks. `flush` and `info` hold a place past the
+ * end of any disk, shared: they run beside requests and beside each other, but not beside those that hold everything.
+ * `populate`, and a read that copies, hold units as a write does, some at a time. A driver that is `serial` gets one
  * request at a time. A request that finishes without waiting never enters the lock (see range-lock.ts).
  */
 
@@ -36,6 +46,14 @@ export interface DiskExtent {
   readonly depth: number;
   /** Whether some image of the chain has these bytes, or says that they are zeros. */
   readonly allocated: boolean;
+}
+
+/** What only some disks have. */
+export interface DiskExtras {
+  /** Called once the disk is closed. */
+  readonly closed?: () => void;
+  /** Reads keep what they got from the backing. */
+  readonly copyOnRead?: boolean;
 }
 
 const EVERYTHING = Number.MAX_SAFE_INTEGER;
@@ -54,17 +72,38 @@ export class Disk implements Backing, AsyncDisposable {
   readonly #locks = new RangeLock();
   readonly #serial: boolean;
   readonly #closed: (() => void) | undefined;
+  readonly #local: LocalCopies;
+  readonly #closing = new AbortController();
+  /** What reads have copied; undefined when they copy nothing. */
+  readonly #copied: PopulateTally | undefined;
+  #failedCopies = 0;
   #state: 'open' | 'closing' | 'closed' = 'open';
-  #closing: Promise<void> | undefined;
+  #whenClosed: Promise<void> | undefined;
 
-  constructor(driver: BlockDriver, image: DriverImage, file: string, readOnly: boolean, closed?: () => void) {
-    this.#closed = closed;
+  constructor(
+    driver: BlockDriver,
+    image: DriverImage,
+    file: string,
+    readOnly: boolean,
+    extras: DiskExtras = {},
+  ) {
+    this.#closed = extras.closed;
+    this.#copied = extras.copyOnRead === true ? newTally() : undefined;
     this.format = driver.name;
     this.capabilities = driver.capabilities;
     this.readOnly = readOnly;
     this.image = image;
     this.#file = file;
     this.#serial = driver.capabilities.concurrency === 'serial';
+    this.#local = new LocalCopies({
+      file,
+      driver,
+      image,
+      beside: (run) => this.#ordered(BESIDE, EVERYTHING, false, run),
+      onUnits: (start, end, run) => this.#ordered(...this.#units(start, end), true, run),
+      exclusively: (run, signal) => this.#exclusively(run, signal),
+      assertOpen: () => this.#assertOpen(),
+    });
     this.snapshots = new DiskSnapshots({
       file,
       driver,
@@ -72,8 +111,8 @@ export class Disk implements Backing, AsyncDisposable {
       exclusively: (run, signal) => this.#exclusively(run, signal),
       assertOpen: () => this.#assertOpen(),
       assertWritable: () => this.#assertWritable(),
-      openDisk: (snapshot, whenClosed) => {
-        const disk = new Disk(driver, snapshot, file, true, whenClosed);
+      openDisk: (snapshot, closed) => {
+        const disk = new Disk(driver, snapshot, file, true, { closed });
         return { disk, pause: () => disk.#pause() };
       },
     });
@@ -95,6 +134,9 @@ export class Disk implements Backing, AsyncDisposable {
     this.#assertRange(offset, target.length);
     if (target.length === 0) return;
     const end = offset + target.length;
+    if (this.#copied !== undefined && asksBacking(this.image, offset, target.length) !== false) {
+      return this.#readAndKeep(offset, target, this.#copied);
+    }
     if (this.#locks.busy) {
       return this.#ordered(offset, end, false, () => {
         // Whoever waits may wait for a resize.
@@ -134,6 +176,41 @@ export class Disk implements Backing, AsyncDisposable {
     if (this.#locks.busy) return this.#ordered(BESIDE, EVERYTHING, false, () => this.image.flush());
     const pending = this.image.flush();
     if (pending !== undefined) return this.#holding(BESIDE, EVERYTHING, false, pending);
+  }
+
+  /** Aborted as soon as `close` is called: for work beside the disk that should not keep it, or the process, alive. */
+  get closing(): AbortSignal {
+    return this.#closing.signal;
+  }
+
+  /**
+   * Copies what the backing answers for into the image, whole allocation units of it. The disk's bytes stay as they
+   * are. An abort stops between two steps; what was copied stays.
+   */
+  async populate(
+    offset = 0,
+    length: number = this.size - offset,
+    options: PopulateOptions = {},
+  ): Promise<PopulateReport> {
+    this.#assertWritable();
+    this.#assertRange(offset, length);
+    return this.#local.populate(offset, length, options);
+  }
+
+  /** The first bytes from `offset` on that the backing answers for; undefined when there are none before `end`. */
+  async nextBacked(offset = 0, end: number = this.size): Promise<BackedRange | undefined> {
+    this.#assertOpen();
+    return this.#local.nextBacked(offset, end);
+  }
+
+  /**
+   * Lets go of the backing: the image names it no longer. Rejects with `ERR_BACKING_NEEDED`, changing nothing, as long
+   * as the disk or a snapshot has bytes there only; `populate` copies the disk's. Crash-safe: the image names the
+   * backing, or it does not and is whole. Without a backing nothing happens.
+   */
+  async releaseBacking(options: LongCallOptions = {}): Promise<void> {
+    this.#assertWritable();
+    return this.#local.release(options);
   }
 
   /** The extents of a range, in order, without gaps, neighbours of one kind and depth joined. */
@@ -201,13 +278,16 @@ export class Disk implements Backing, AsyncDisposable {
 
   stats(): ImageStats {
     this.#assertOpen();
-    return this.image.stats();
+    const stats = this.image.stats();
+    if (this.#copied === undefined) return stats;
+    const copiedBytes = this.#copied.writtenBytes + this.#copied.zeroedBytes;
+    return { ...stats, copiedBytes, failedCopies: this.#failedCopies };
   }
 
   /** Waits for running requests, makes everything durable, and closes. Idempotent. */
   close(): Promise<void> {
-    this.#closing ??= this.#close();
-    return this.#closing;
+    this.#whenClosed ??= this.#close();
+    return this.#whenClosed;
   }
 
   [Symbol.asyncDispose](): Promise<void> {
@@ -216,6 +296,7 @@ export class Disk implements Backing, AsyncDisposable {
 
   async #close(): Promise<void> {
     this.#state = 'closing';
+    this.#closing.abort();
     const hold = await this.#locks.acquire(0, EVERYTHING, true);
     try {
       try {
@@ -256,6 +337,15 @@ export class Disk implements Backing, AsyncDisposable {
     } finally {
       this.#locks.release(hold);
     }
+  }
+
+  /** Whoever reads waits until the copy is written: the next read of these bytes finds it, and so does a close. */
+  #readAndKeep(offset: number, target: Uint8Array, copied: PopulateTally): Promise<void> {
+    return this.#ordered(...this.#units(offset, offset + target.length), true, async () => {
+      this.#assertRange(offset, target.length);
+      const failure = await readAndKeep(this.image, offset, target, copied);
+      if (failure !== undefined) this.#failedCopies++;
+    });
   }
 
   /** Keeps the range held for as long as a request that has started is under way. */

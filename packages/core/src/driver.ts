@@ -225,6 +225,12 @@ export interface DriverImage {
   check(options: CheckOptions): Promise<CheckReport>;
   /** Present when `capabilities.resize` is not `none`. New bytes read as zeros. */
   resize?(size: number, options: LongCallOptions): Promise<void>;
+  /**
+   * Present when `capabilities.releaseBacking`. Forgets the backing, durably, and closes it: core has made sure that
+   * neither the disk nor a snapshot needs a byte of it. Everything visible before is durable when the image names no
+   * backing any more; a crash or failure before leaves it named. Without a backing it does nothing.
+   */
+  releaseBacking?(): Promise<void>;
   info(): Awaitable<ImageInfo>;
   stats(): ImageStats;
   /** Writes back what is left to write (when open for writing) and closes storages and backing. */
@@ -247,6 +253,8 @@ export interface Capabilities {
   readonly diff: boolean;
   /** Images can have a backing file. */
   readonly backing: boolean;
+  /** A backing that is needed no longer can be released. */
+  readonly releaseBacking: boolean;
   readonly resize: 'none' | 'grow' | 'both';
   /** What `check` can repair. */
   readonly repair: readonly ('leaks' | 'all')[];

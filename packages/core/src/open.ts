@@ -25,6 +25,11 @@ export interface OpenDiskOptions extends Formats {
   /** The driver's name; without one the format is probed from the file's first bytes. */
   readonly format?: string;
   readonly readOnly?: boolean;
+  /**
+   * A read that asks the backing makes the allocation units it touches the image's own, as `Disk.populate` does. When
+   * that fails the read does not: the bytes come from the backing, and `stats` counts a `failedCopies`.
+   */
+  readonly copyOnRead?: boolean;
   /** Options of the driver for this opening, and for backings of its format; see its `openOptions`. */
   readonly options?: OptionValues;
 }
@@ -79,6 +84,16 @@ function readsOnly(file: string, driver: BlockDriver): CowlabError {
   return new CowlabError('ERR_UNSUPPORTED', `${file}: ${problem}`, { file, field: 'write' });
 }
 
+function assertCopies(file: string, driver: BlockDriver, readOnly: boolean): void {
+  const about = { file, field: 'copyOnRead' };
+  if (readOnly) {
+    const problem = 'a disk that is opened read-only keeps nothing';
+    throw new CowlabError('ERR_INVALID_OPTION', `${file}: copyOnRead: ${problem}`, about);
+  }
+  if (driver.capabilities.backing) return;
+  throw new CowlabError('ERR_UNSUPPORTED', `${file}: copyOnRead: ${driver.name} has no backing`, about);
+}
+
 interface OpenRequest {
   readonly folder: StorageFolder;
   readonly file: string;
@@ -86,6 +101,7 @@ interface OpenRequest {
   readonly gate: BackingGate;
   readonly format: string | undefined;
   readonly readOnly: boolean;
+  readonly copyOnRead: boolean;
   readonly options: OptionValues;
   /** For a backing: the driver of the image above, whose options these are. */
   readonly above?: BlockDriver;
@@ -96,6 +112,7 @@ async function openImage(request: OpenRequest): Promise<Disk> {
   const driver =
     request.format === undefined ? await probe(folder, file, drivers) : byName(drivers, request.format, file);
   if (!readOnly && !driver.capabilities.write) throw readsOnly(file, driver);
+  if (request.copyOnRead) assertCopies(file, driver, readOnly);
   const gate = await request.gate.below(file);
   // Options of one format mean nothing to another, and everything to a chain of its own.
   const options = request.above === undefined || request.above === driver ? request.options : {};
@@ -105,7 +122,8 @@ async function openImage(request: OpenRequest): Promise<Disk> {
     openBacking: (reference, field) =>
       openBacking({ ...request, options, above: driver }, gate, reference, field),
   };
-  return new Disk(driver, await driver.open(folder, file, context), file, readOnly);
+  const { copyOnRead } = request;
+  return new Disk(driver, await driver.open(folder, file, context), file, readOnly, { copyOnRead });
 }
 
 async function openBacking(
@@ -115,7 +133,7 @@ async function openBacking(
   field: string,
 ): Promise<Backing> {
   const file = await gate.admit(above.file, reference, field);
-  return openImage({ ...above, file, gate, format: reference.format, readOnly: true });
+  return openImage({ ...above, file, gate, format: reference.format, readOnly: true, copyOnRead: false });
 }
 
 function withRaw(drivers: readonly BlockDriver[] = []): readonly BlockDriver[] {
@@ -135,6 +153,7 @@ export async function openDisk(location: ImageLocation, options: OpenDiskOptions
     gate: new BackingGate(folder, options.gate),
     format: options.format,
     readOnly: options.readOnly ?? false,
+    copyOnRead: options.copyOnRead ?? false,
     options: options.options ?? {},
   });
 }

@@ -52,6 +52,7 @@ const capabilities: Capabilities = {
   snapshotParents: true,
   diff: true,
   backing: true,
+  releaseBacking: true,
   resize: 'both',
   repair: ['leaks', 'all'],
   concurrency: 'perRange',

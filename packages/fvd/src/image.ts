@@ -63,7 +63,7 @@ export class FvdImage implements DriverImage {
   readonly readOnly: boolean;
   readonly snapshots: FvdSnapshots;
   readonly publisher: Publisher;
-  readonly #base: Backing | undefined;
+  #base: Backing | undefined;
   readonly #space: Space;
   readonly #maxPlaces: number;
   #state: State;
@@ -196,6 +196,15 @@ export class FvdImage implements DriverImage {
     }
     for (const [host, count] of released) this.#space.release(this.#space.chunkOf(host), count);
     await this.publisher.settle(this.#space.takeGivenBack());
+  }
+
+  /** Absent blocks are zeros from now on, in every state: core has seen that no base has bytes for them. */
+  async releaseBacking(): Promise<void> {
+    const base = this.#base;
+    if (base === undefined) return;
+    await this.publish({ base: { base: '', baseFormat: '' } });
+    this.#base = undefined;
+    await base.close();
   }
 
   async info(): Promise<ImageInfo> {

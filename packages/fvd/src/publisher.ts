@@ -49,6 +49,8 @@ export interface Change {
   /** A new disk size, and the table that goes with it. */
   readonly size?: number;
   readonly table?: ChunkTable;
+  /** What answers for absent blocks from now on. */
+  readonly base?: Pick<Superblock, 'base' | 'baseFormat'>;
 }
 
 interface Piece {
@@ -162,7 +164,8 @@ export class Publisher {
       if (catalog !== undefined) await this.#writeCatalog(catalog, undo);
       await this.#cover();
       await this.#storage.flush();
-      await this.#switch(this.#next(size, draft.root, undo.catalog, change.tailFrom?.()), undo);
+      const next = this.#next(size, draft.root, undo.catalog, change.tailFrom?.());
+      await this.#switch({ ...next, ...change.base }, undo);
     } catch (error) {
       this.#withdraw(undo);
       throw error;

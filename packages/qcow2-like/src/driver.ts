@@ -47,6 +47,7 @@ const capabilities: Capabilities = {
   snapshotParents: false,
   diff: true,
   backing: true,
+  releaseBacking: true,
   resize: 'both',
   repair: ['leaks', 'all'],
   concurrency: 'perRange',
@@ -233,7 +234,7 @@ async function openStorage(storage: Storage, context: OpenContext): Promise<Driv
     snapshots,
     l2CacheBytes,
     ...(metadata && { metadata }),
-    ...(backing && { backing }),
+    backing: { current: backing },
   });
 }
 
@@ -266,6 +267,7 @@ export const qcow2: BlockDriver = {
         mapping,
         snapshots,
         metadata,
+        backing: { current: undefined },
         l2CacheBytes: defaultL2CacheBytes,
       });
       await image.resize?.(request.size, {});

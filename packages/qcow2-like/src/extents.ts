@@ -12,6 +12,11 @@ import type { ImageFile } from './image-file.ts';
 import type { Mapping } from './mapping.ts';
 import type { Table } from './table-cache.ts';
 
+/** What answers for clusters without a place. One for an image and the views of its snapshots: it can be released. */
+export interface BackingSlot {
+  current: Backing | undefined;
+}
+
 /*
  * From a guest offset to an extent: the hot path of every read and overwrite.
  *
@@ -27,7 +32,7 @@ export class Extents {
   readonly #file: ImageFile;
   readonly #mapping: Mapping;
   readonly #compressed: CompressedClusters;
-  readonly #backing: Backing | undefined;
+  readonly #backing: BackingSlot;
   readonly #ownFlag: number;
   readonly #clusterBytes: number;
   readonly #spanBytes: number;
@@ -39,7 +44,7 @@ export class Extents {
     file: ImageFile,
     mapping: Mapping,
     compressed: CompressedClusters,
-    backing: Backing | undefined,
+    backing: BackingSlot,
     writable: boolean,
   ) {
     this.#file = file;
@@ -73,7 +78,7 @@ export class Extents {
   }
 
   #unallocated(offset: number, length: number): Extent {
-    const source = this.#backing;
+    const source = this.#backing.current;
     if (source === undefined) return { kind: 'zero', length, allocated: false };
     return { kind: 'backing', length, source, offset };
   }

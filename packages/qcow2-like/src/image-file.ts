@@ -7,6 +7,7 @@ import {
   headerAreaBytes,
   type HeaderPatch,
   patchHeader,
+  removeBacking,
   requireRegion,
   sectorBytes,
 } from './layout.ts';
@@ -64,6 +65,17 @@ export class ImageFile {
     this.#page = page;
     this.header = { ...this.header, ...patch };
     await this.storage.flush();
+  }
+
+  /** The image names no backing any more. As long as that may not be durable, memory goes on with it. */
+  async forgetBacking(): Promise<void> {
+    const page = this.#page.slice();
+    removeBacking(page);
+    await this.storage.write(0, page, 'header');
+    await this.storage.flush();
+    this.#page = page;
+    const { backing: _, ...header } = this.header;
+    this.header = header;
   }
 
   /** The counter usually lies in the first sector; where others moved it, it goes ahead: an id may be skipped, not reused. */

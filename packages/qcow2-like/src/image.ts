@@ -1,7 +1,6 @@
 import {
   allocatedBytes,
   type Awaitable,
-  type Backing,
   type CheckOptions,
   type CheckReport,
   CowlabError,
@@ -15,7 +14,7 @@ import {
 } from '@cowlab/core';
 import { checkImage } from './check.ts';
 import { CompressedClusters } from './compressed.ts';
-import { Extents } from './extents.ts';
+import { type BackingSlot, Extents } from './extents.ts';
 import type { ImageFile } from './image-file.ts';
 import type { Mapping } from './mapping.ts';
 import type { Metadata } from './metadata.ts';
@@ -36,6 +35,7 @@ import type { SnapshotTable } from './snapshot-table.ts';
  *                   3  in memory: counts of what was replaced go down; it can be taken again from here on.
  *                      They reach the disk with step 1 of the next flush.
  *   header          always one sector, alone, after a «flush» of all that it points to
+ *   release         all of a flush; counts «flush» → header without the backing «flush»
  *   snapshots       header: dirty bit «flush» → counts, COPIED flags, tables «flush» → header: new snapshot
  *                   table or L1 table, dirty bit cleared «flush» → discards. Version 2 has no dirty bit:
  *                   count up «flush» → header «flush» → count down «flush».
@@ -53,7 +53,7 @@ export interface ImageParts {
   readonly mapping: Mapping;
   readonly snapshots: SnapshotTable;
   readonly metadata?: Metadata;
-  readonly backing?: Backing;
+  readonly backing: BackingSlot;
   /** Cache sizes for snapshots that are opened, bytes. */
   readonly l2CacheBytes: number;
 }
@@ -128,7 +128,20 @@ export class Qcow2Image implements DriverImage {
   async resize(size: number, options: LongCallOptions): Promise<void> {
     const { metadata, backing } = this.#parts;
     if (metadata === undefined) throw this.#readOnly();
-    await resizeImage({ metadata, backing, writes: this.#writable(), extents: this.#extents }, size, options);
+    const writes = this.#writable();
+    await resizeImage({ metadata, backing: backing.current, writes, extents: this.#extents }, size, options);
+  }
+
+  /** Everything is on disk before the header lets go of the backing: one sector decides. */
+  async releaseBacking(): Promise<void> {
+    const { metadata, backing, file } = this.#parts;
+    if (metadata === undefined) throw this.#readOnly();
+    const released = backing.current;
+    if (released === undefined) return;
+    await metadata.sync();
+    await file.forgetBacking();
+    backing.current = undefined;
+    await released.close();
   }
 
   async info(): Promise<ImageInfo> {
@@ -154,7 +167,7 @@ export class Qcow2Image implements DriverImage {
 
   stats(): ImageStats {
     const { mapping, metadata, backing } = this.#parts;
-    const below = backing?.image.stats().residentMetadataBytes ?? 0;
+    const below = backing.current?.image.stats().residentMetadataBytes ?? 0;
     const refcountBytesResident = metadata?.refcounts.residentBytes ?? 0;
     return {
       residentMetadataBytes:
@@ -173,7 +186,7 @@ export class Qcow2Image implements DriverImage {
       if (metadata !== undefined && !metadata.isBroken) await metadata.sync();
     } finally {
       await file.storage.close();
-      await backing?.close();
+      await backing.current?.close();
     }
   }
 

@@ -362,6 +362,27 @@ export function patchHeader(page: Uint8Array, patch: HeaderPatch): void {
   if (patch.autoclear !== undefined) view.setBigUint64(88, patch.autoclear);
 }
 
+/**
+ * Takes the backing out of `page`, the file's first sector. The extension with its format goes too where it is the last
+ * one and lies in that sector, as in our images; elsewhere it stays, and means nothing without a backing.
+ */
+export function removeBacking(page: Uint8Array): void {
+  const view = viewOf(page);
+  writeU64BE(view, 8, 0);
+  view.setUint32(16, 0);
+  const start = view.getUint32(4) === 3 ? view.getUint32(100) : v2HeaderBytes;
+  for (let at = start; at + 8 <= page.length; ) {
+    const next = at + 8 + roundUp(view.getUint32(at + 4), 8);
+    const type = view.getUint32(at);
+    if (type === extensionEnd || next + 8 > page.length) return;
+    if (type === extensionBackingFormat && view.getUint32(next) === extensionEnd) {
+      page.fill(0, at, next);
+      return;
+    }
+    at = next;
+  }
+}
+
 /** A new image's header with extensions and backing name; at most one cluster, or undefined when it does not fit. */
 export function encodeHeader(header: Header): Uint8Array | undefined {
   const text = new TextEncoder();

@@ -1,6 +1,6 @@
-import { type Awaitable, andThen, type Backing, corrupt, type Placement, type Storage } from '@cowlab/core';
+import { type Awaitable, andThen, corrupt, type Placement, type Storage } from '@cowlab/core';
 import { compressedFlag, copiedFlag, hostOffsetOf, isMalformed, setEntry, zeroFlag } from './entries.ts';
-import type { Extents } from './extents.ts';
+import type { BackingSlot, Extents } from './extents.ts';
 import type { Metadata } from './metadata.ts';
 import type { ClusterRun } from './refcounts.ts';
 import type { Table } from './table-cache.ts';
@@ -53,13 +53,13 @@ interface Request {
 
 export class Reservations {
   readonly #metadata: Metadata;
-  readonly #backing: Backing | undefined;
+  readonly #backing: BackingSlot;
   readonly #extents: Extents;
   readonly #clusterBytes: number;
   readonly #spanBytes: number;
   readonly #hasZeroFlag: boolean;
 
-  constructor(metadata: Metadata, backing: Backing | undefined, extents: Extents) {
+  constructor(metadata: Metadata, backing: BackingSlot, extents: Extents) {
     const { geometry, header } = metadata.file;
     this.#metadata = metadata;
     this.#backing = backing;
@@ -179,7 +179,8 @@ export class Reservations {
   }
 
   #showsBacking(guestOffset: number): boolean {
-    return this.#backing !== undefined && guestOffset < this.#backing.size;
+    const backing = this.#backing.current;
+    return backing !== undefined && guestOffset < backing.size;
   }
 
   /** What an entry becomes; undefined when it stays. */

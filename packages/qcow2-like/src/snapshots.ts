@@ -148,14 +148,14 @@ export class Qcow2Snapshots implements DriverSnapshots {
     const snapshot = this.#find(id);
     assertWhole(file, snapshot);
     const mapping = await Mapping.load(file, placeOf(snapshot), l2CacheBytes);
-    const parts = { file, mapping, snapshots: this.#table(), l2CacheBytes, ...(backing && { backing }) };
+    const parts = { file, mapping, snapshots: this.#table(), l2CacheBytes, backing };
     return this.#openView(parts, snapshot.size);
   }
 
   async diff(from: string | null, to: string | null, offset: number, end: number): Promise<DiffBatch> {
     const { file, backing } = this.#parts;
     const sides = [await this.#side(from), await this.#side(to)] as const;
-    return diffStates({ file, hasBacking: backing !== undefined, sides }, offset, end);
+    return diffStates({ file, hasBacking: backing.current !== undefined, sides }, offset, end);
   }
 
   async #side(id: string | null): Promise<Side> {

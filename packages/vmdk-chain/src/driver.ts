@@ -31,6 +31,7 @@ const capabilities: Capabilities = {
   snapshotParents: true,
   diff: true,
   backing: true,
+  releaseBacking: false,
   resize: 'none',
   repair: [],
   concurrency: 'perRange',

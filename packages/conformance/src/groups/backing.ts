@@ -3,27 +3,10 @@ import { dirname } from 'node:path';
 import { checkOptions, createDisk, openDisk } from '@cowlab/core';
 import { assertSameBytes, failsWith } from '../expect.ts';
 import { mainFile, type Lab } from '../lab.ts';
+import { baseFile, makeBase, overlay } from '../overlay.ts';
 import { hasSnapshots, type Scenario, type ScenarioGroup } from '../subject.ts';
 import { TraceFolder } from '../trace-folder.ts';
-import { contentsOf, type Twin } from '../twin.ts';
-
-const baseFile = 'base.img';
-
-/** A backing image with some data, closed, and what it holds. */
-async function makeBase(lab: Lab, strides = 6): Promise<Uint8Array> {
-  const base = await lab.twin({ file: baseFile, strides });
-  await base.write(0, 2 * lab.stride + 300);
-  await base.write(4 * lab.stride - 1000, lab.stride + 1000);
-  await base.disk.close();
-  lab.release(base);
-  return base.model.bytes;
-}
-
-/** A new image over a new base, opened. */
-async function overlay(lab: Lab, strides = 6, baseStrides = strides): Promise<Twin> {
-  const initial = await makeBase(lab, baseStrides);
-  return lab.twin({ strides, backing: { file: baseFile, format: lab.driver.name }, initial });
-}
+import { contentsOf } from '../twin.ts';
 
 async function withoutChangeOfBase(lab: Lab, act: () => Promise<void>): Promise<void> {
   const before = (await lab.files()).get(baseFile) ?? new Uint8Array(0);

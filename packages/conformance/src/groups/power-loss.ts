@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
 import { type Disk, MemoryFolder } from '@cowlab/core';
 import { CrashFolder } from '../crash-folder.ts';
+import { assertOldOrNew, disksAt, type GuestEvent } from '../durability.ts';
 import { assertSameBytes } from '../expect.ts';
 import { type Lab, mainFile } from '../lab.ts';
 import { pattern } from '../random.ts';
@@ -23,15 +24,8 @@ const steps = 40;
 /** States with any part of what was in flight, for each position. */
 const torn = 2;
 
-/** What the guest may count on, in the order in which it came to; `at` is a position of the crash folder. */
-type Event = { readonly at: number } & (
-  | { readonly kind: 'issued' | 'flushed'; readonly disk: Uint8Array }
-  | { readonly kind: 'creating' | 'created'; readonly name: string; readonly disk: Uint8Array }
-  | { readonly kind: 'deleting' | 'deleted'; readonly name: string }
-);
-
 class Guest {
-  readonly events: Event[] = [];
+  readonly events: GuestEvent[] = [];
   readonly #lab: Lab;
   readonly #disk: Disk;
   readonly #folder: CrashFolder;
@@ -118,18 +112,8 @@ class Guest {
   }
 }
 
-/** The disks of which a sector may be after a crash at `position`. */
-function disksAt(events: readonly Event[], position: number): Uint8Array[] {
-  let disks: Uint8Array[] = [];
-  for (const event of events) {
-    if (event.kind === 'flushed' && event.at <= position) disks = [event.disk];
-    else if (event.kind === 'issued' && event.at < position) disks.push(event.disk);
-  }
-  return disks;
-}
-
 function snapshotsAt(
-  events: readonly Event[],
+  events: readonly GuestEvent[],
   position: number,
 ): { must: Set<string>; may: Map<string, Uint8Array> } {
   const must = new Set<string>();
@@ -143,17 +127,9 @@ function snapshotsAt(
   return { must, may };
 }
 
-function assertOldOrNew(found: Uint8Array, disks: readonly Uint8Array[], what: string): void {
-  for (let at = 0; at < found.length; at += sectorBytes) {
-    const sector = found.subarray(at, at + sectorBytes);
-    const isKnown = disks.some((disk) => Buffer.compare(sector, disk.subarray(at, at + sectorBytes)) === 0);
-    assert.ok(isKnown, `${what}: the sector at ${at} was never there`);
-  }
-}
-
 async function verifySnapshots(
   disk: Disk,
-  events: readonly Event[],
+  events: readonly GuestEvent[],
   position: number,
   what: string,
 ): Promise<void> {
@@ -172,7 +148,7 @@ async function verifySnapshots(
 async function verifyCrash(
   lab: Lab,
   folder: MemoryFolder,
-  events: readonly Event[],
+  events: readonly GuestEvent[],
   position: number,
 ): Promise<void> {
   const what = `power loss at change ${position}`;
