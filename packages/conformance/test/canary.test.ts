@@ -109,6 +109,15 @@ function withoutTails(image: DriverImage): DriverImage {
   return spoilt(image, { reserve });
 }
 
+/** The name of the backing is gone, durably, and only then comes the rest of a release. */
+async function releaseTooSoon(folder: StorageFolder, file: string, image: DriverImage): Promise<void> {
+  const storage = await folder.open(file, { readOnly: false });
+  await storage.write(12, new Uint8Array(2), 'header');
+  await storage.flush();
+  await storage.close();
+  await image.releaseBacking?.();
+}
+
 /** Opens like `driver`, and leaves a mark in the file even when it must not write. */
 function marking(driver: BlockDriver): BlockDriver {
   return {
@@ -246,6 +255,36 @@ const defects: readonly Defect[] = [
     name: 'copies nothing behind a partial write',
     driver: { ...mapping, open: async (...call) => withoutTails(await mapping.open(...call)) },
     group: 'backing',
+    model: false,
+  },
+  {
+    name: 'leaves out a flush now and then while it copies',
+    driver: overSpoiltFolder(
+      mapping,
+      unless(({ method }, count) => method === 'flush' && count % 2 === 0),
+    ),
+    group: 'local copies of a backing',
+    model: false,
+  },
+  {
+    name: 'lets go of its backing before it has what it needs',
+    driver: {
+      ...mapping,
+      open: async (folder, file, context) => {
+        const image = await mapping.open(folder, file, context);
+        return spoilt(image, { releaseBacking: () => releaseTooSoon(folder, file, image) });
+      },
+    },
+    group: 'local copies of a backing',
+    model: false,
+  },
+  {
+    name: 'leaves zeros to its backing',
+    driver: {
+      ...mapping,
+      open: async (...call) => spoilt(await mapping.open(...call), { unmap: () => undefined }),
+    },
+    group: 'local copies of a backing',
     model: false,
   },
   {

@@ -3,7 +3,7 @@ import { type Capabilities, type Disk, MemoryFolder, prefetch } from '@cowlab/co
 import { CrashFolder } from '../crash-folder.ts';
 import { DelayedFolder } from '../delayed-folder.ts';
 import { assertOldOrNew, disksAt, type GuestEvent } from '../durability.ts';
-import { assertSameBytes, failsWith } from '../expect.ts';
+import { assertCoded, assertSameBytes, failsWith, failureOf } from '../expect.ts';
 import { FaultFolder } from '../fault-folder.ts';
 import { type Lab, mainFile } from '../lab.ts';
 import { baseFile, overlay } from '../overlay.ts';
@@ -270,6 +270,31 @@ const releasing: readonly Scenario[] = [
     },
   },
   {
+    name: 'a release that fails can be repeated, and the disk goes on either way',
+    when: releases,
+    async run(lab) {
+      const twin = await overlay(lab);
+      const faulty = new FaultFolder(lab.folder);
+      await twin.disk.close();
+      twin.disk = await lab.open({ folder: faulty });
+      await twin.disk.populate();
+      for (let nth = 1; ; nth++) {
+        assert.ok(nth < 100, 'a release makes so many calls?');
+        faulty.arm({ kind: 'EIO', methods: ['write', 'flush', 'truncate', 'zero'], nth });
+        const error = await failureOf(() => twin.disk.releaseBacking());
+        faulty.disarm();
+        if (error === undefined) break;
+        assertCoded(error, `release with a failure of call ${nth}`);
+        await twin.write(lab.random.below(twin.size - lab.stride), lab.stride);
+        await twin.discard(lab.random.below(5) * lab.stride, lab.stride);
+        await twin.verify(`after a failure of call ${nth}`);
+      }
+      await lab.folder.remove(baseFile);
+      await twin.verify('without its backing');
+      await twin.reopen();
+    },
+  },
+  {
     name: 'a disk that was released grows into zeros',
     when: (capabilities) => releases(capabilities) && capabilities.resize !== 'none',
     async run(lab) {
@@ -327,7 +352,8 @@ async function workOver(lab: Lab, disk: Disk, folder: CrashFolder, start: Uint8A
   };
   const write = async (tag: number): Promise<void> => {
     const length = (1 + lab.random.below(20)) * 512;
-    const offset = lab.random.below(Math.floor((disk.size - length) / 512)) * 512;
+    const first = (2 * lab.stride) / 512;
+    const offset = (first + lab.random.below(Math.floor((disk.size - length) / 512) - first)) * 512;
     const bytes = pattern(tag, length);
     model = model.slice();
     model.set(bytes, offset);
@@ -335,7 +361,8 @@ async function workOver(lab: Lab, disk: Disk, folder: CrashFolder, start: Uint8A
     await disk.write(offset, bytes);
   };
   for (let step = 0; step < 24; step++) {
-    const offset = lab.random.below(disk.size - lab.stride);
+    // The first strides are left for the end: what is copied just before the release is what it can lose.
+    const offset = 2 * lab.stride + lab.random.below(disk.size - 3 * lab.stride);
     if (step % 4 === 0) await write(step);
     else if (step % 4 === 1) await disk.read(offset, new Uint8Array(lab.stride));
     else if (step % 4 === 2) await disk.populate(offset, lab.stride);
