@@ -2,7 +2,7 @@ import type { Storage } from '@cowlab/core';
 import type { Runs } from './layout.ts';
 import { ZERO } from './layout.ts';
 import type { Space } from './space.ts';
-import { continuation } from './table.ts';
+import { type ChunkTable, continuation } from './table.ts';
 
 /*
  * What keeps a chunk of the front together (P6). Each snapshot makes the next small write to a chunk go to another
@@ -58,24 +58,18 @@ function placesOf({ starts, hosts }: Runs, blocksPerChunk: number): Span[] {
   return places;
 }
 
-/** How many places a split chunk lies in. Asked before every write that reserves: it makes nothing. */
-function placeCount({ starts, hosts }: Runs): number {
-  let count = 0;
-  let distance = Number.NaN;
-  for (let run = 0; run < starts.length; run++) {
-    const host = hosts[run]!;
-    if (host <= ZERO) continue;
-    const there = host - starts[run]!;
-    if (there !== distance) count++;
-    distance = there;
-  }
-  return count;
-}
-
 /** Whether a chunk has to be gathered before something is written to a new place. */
-export function isScattered(runs: Runs | undefined, limit: number): runs is Runs {
-  // A place has a run at least.
-  return runs !== undefined && runs.starts.length + ADDED > limit && placeCount(runs) + ADDED > limit;
+export function isScattered(table: ChunkTable, chunk: number, limit: number): boolean {
+  // A place has a run at least, so most chunks need no closer look.
+  if (table.runCount(chunk) + ADDED <= limit) return false;
+  let places = 0;
+  let distance = Number.NaN;
+  table.eachRun(chunk, (start, _count, host) => {
+    if (host <= ZERO) return;
+    if (host - start !== distance) places++;
+    distance = host - start;
+  });
+  return places + ADDED > limit;
 }
 
 /** The neighbouring places that become one at the least cost. */

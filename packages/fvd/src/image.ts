@@ -129,7 +129,7 @@ export class FvdImage implements DriverImage {
 
   reserve(offset: number, length: number): Awaitable<Placement> {
     const chunk = Math.floor(offset / this.geometry.chunkBytes);
-    if (!isScattered(this.#state.table.runsOf(chunk), this.#maxPlaces)) return this.#place(offset, length);
+    if (!isScattered(this.#state.table, chunk, this.#maxPlaces)) return this.#place(offset, length);
     return this.#gather(chunk).then(() => this.#inPlace(offset, length) ?? this.#place(offset, length));
   }
 
@@ -349,9 +349,10 @@ export class FvdImage implements DriverImage {
     if (last >= chunkBytes) return undefined;
     const first = Math.floor(within / blockBytes);
     const host = this.#state.table.findInRun(chunk, first, Math.floor(last / blockBytes));
-    if (host === 0 || this.#space.hasTail(host)) return undefined;
+    const owned = host === 0 ? undefined : this.#space.ownsAllOf(host);
+    if (owned === undefined) return undefined;
     const hostOffset = host * blockBytes + within - first * blockBytes;
-    return { kind: 'data', length, storage: this.storage, hostOffset, owned: this.#space.isOwned(host) };
+    return { kind: 'data', length, storage: this.storage, hostOffset, owned };
   }
 
   #mapAny(offset: number, length: number): Extent {
@@ -406,9 +407,8 @@ export class FvdImage implements DriverImage {
 
   async #gather(chunk: number): Promise<void> {
     const parts = { storage: this.storage, space: this.#space, ...this.geometry };
-    for (;;) {
-      const runs = this.#state.table.runsOf(chunk);
-      if (!isScattered(runs, this.#maxPlaces)) return;
+    while (isScattered(this.#state.table, chunk, this.#maxPlaces)) {
+      const runs = this.#state.table.runsOf(chunk)!;
       await gatherSpan(parts, runs, (start, count, host) => this.#setRun(chunk, start, count, host));
     }
   }

@@ -41,11 +41,14 @@ export class Space {
   packNext: number;
   /** The chunk that pages and roots are being written to; it stays ours even when nothing in it is live. */
   logChunk = 0;
-  /** Blocks from here to the end of their chunk are the front's even though the chunk is static; 0 for none. */
-  tailFrom: number;
+  /** A power of two, so that multiplying by it is exact. */
+  readonly #chunksPerBlock: number;
+  #tailFrom = 0;
+  #tailChunk = 0;
 
   constructor(geometry: Geometry, hostChunks: number, packNext = 0, tailFrom = 0) {
     this.#geometry = geometry;
+    this.#chunksPerBlock = 1 / geometry.blocksPerChunk;
     this.hostChunks = hostChunks;
     this.packNext = packNext;
     this.tailFrom = tailFrom;
@@ -61,7 +64,17 @@ export class Space {
   }
 
   chunkOf(hostBlock: number): number {
-    return Math.floor(hostBlock / this.#geometry.blocksPerChunk);
+    return Math.floor(hostBlock * this.#chunksPerBlock);
+  }
+
+  /** Blocks from here to the end of their chunk are the front's even though the chunk is static; 0 for none. */
+  get tailFrom(): number {
+    return this.#tailFrom;
+  }
+
+  set tailFrom(hostBlock: number) {
+    this.#tailFrom = hostBlock;
+    this.#tailChunk = this.chunkOf(hostBlock);
   }
 
   isStatic(chunk: number): boolean {
@@ -80,12 +93,13 @@ export class Space {
   isOwned(hostBlock: number): boolean {
     const chunk = this.chunkOf(hostBlock);
     if (!this.#static.get(chunk)) return true;
-    return hostBlock >= this.tailFrom && this.hasTail(hostBlock);
+    return chunk === this.#tailChunk && hostBlock >= this.#tailFrom;
   }
 
-  /** Whether a part of the block's chunk may be the front's own although the chunk is static. */
-  hasTail(hostBlock: number): boolean {
-    return this.tailFrom > 0 && this.chunkOf(this.tailFrom) === this.chunkOf(hostBlock);
+  /** The same for every block of the host chunk; undefined when only a part of it is the front's. */
+  ownsAllOf(hostBlock: number): boolean | undefined {
+    const chunk = this.chunkOf(hostBlock);
+    return chunk === this.#tailChunk ? undefined : !this.#static.get(chunk);
   }
 
   fix(region: Region): void {

@@ -7,6 +7,7 @@ import {
   type Runs,
   ZERO,
 } from './layout.ts';
+import { RunPool } from './run-pool.ts';
 
 /*
  * The lookup table of one state, wholly in memory: 4 bytes a chunk, and run lists for the chunks that are split.
@@ -26,30 +27,9 @@ import {
 
 const SPLIT = -0x8000_0000;
 
-/** What V8 takes for a run (a start and a host, up to 8 bytes each, with room to grow) and for a split itself. */
-const RUN_MEMORY = 16;
-const SPLIT_MEMORY = 160;
-
 /** Where the block is that lies `blocks` after the first of a run. */
 export function continuation(host: number, blocks: number): number {
   return host > ZERO ? host + blocks : host;
-}
-
-function fillRising(entries: Int32Array, from: number, count: number, first: number): void {
-  const distance = first - from;
-  for (let at = from; at < from + count; at++) entries[at] = at + distance;
-}
-
-/** The run that the block lies in. */
-function runAt(starts: readonly number[], block: number): number {
-  let low = 0;
-  let high = starts.length;
-  while (high - low > 1) {
-    const middle = (low + high) >>> 1;
-    if (starts[middle]! <= block) low = middle;
-    else high = middle;
-  }
-  return low;
 }
 
 /** Told of every run of host blocks that a state stops referring to. */
@@ -58,9 +38,7 @@ export type Released = (host: number, count: number) => void;
 export class ChunkTable {
   readonly geometry: Geometry;
   readonly #entries: Int32Array;
-  #splits: (Runs | undefined)[] = [];
-  #freeSplits: number[] = [];
-  #runs = 0;
+  #lists = new RunPool();
 
   constructor(geometry: Geometry, chunks: number) {
     this.geometry = geometry;
@@ -72,12 +50,11 @@ export class ChunkTable {
   }
 
   get residentBytes(): number {
-    const splits = this.#splits.length - this.#freeSplits.length;
-    return this.#entries.byteLength + this.#runs * RUN_MEMORY + splits * SPLIT_MEMORY;
+    return this.#entries.byteLength + this.#lists.residentBytes;
   }
 
   get splitChunks(): number {
-    return this.#splits.length - this.#freeSplits.length;
+    return this.#lists.lists;
   }
 
   /** The host chunk that holds the whole chunk, or 0 when it is absent, zero or split. */
@@ -98,16 +75,21 @@ export class ChunkTable {
 
   get(chunk: number): ChunkEntry {
     const entry = this.#entries[chunk]!;
-    return entry >= ENTRY_ZERO ? entry : this.#splits[entry - SPLIT]!;
+    return entry >= ENTRY_ZERO ? entry : this.#lists.get(entry - SPLIT);
   }
 
   isSplit(chunk: number): boolean {
     return this.#entries[chunk]! < ENTRY_ZERO;
   }
 
-  /** The runs of a chunk that is split; undefined when it is not. They are never changed, only replaced. */
+  /** The runs of a chunk that is split, as they are now; undefined when it is not. */
   runsOf(chunk: number): Runs | undefined {
-    return this.isSplit(chunk) ? this.#splits[this.#entries[chunk]! - SPLIT] : undefined;
+    return this.isSplit(chunk) ? this.#lists.get(this.#entries[chunk]! - SPLIT) : undefined;
+  }
+
+  /** How many runs a split chunk has; 0 when it is not split. */
+  runCount(chunk: number): number {
+    return this.isSplit(chunk) ? this.#lists.count(this.#entries[chunk]! - SPLIT) : 0;
   }
 
   /** Puts decoded entries in the place of absent ones: `count` chunks, host chunks following the first one's. */
@@ -124,10 +106,11 @@ export class ChunkTable {
     if (entry === ENTRY_ABSENT) return { host: ABSENT, count: blocksPerChunk - block };
     if (entry === ENTRY_ZERO) return { host: ZERO, count: blocksPerChunk - block };
     if (entry > 0) return { host: entry * blocksPerChunk + block, count: blocksPerChunk - block };
-    const { starts, hosts } = this.#splits[entry - SPLIT]!;
-    const run = runAt(starts, block);
-    const end = run + 1 < starts.length ? starts[run + 1]! : blocksPerChunk;
-    return { host: continuation(hosts[run]!, block - starts[run]!), count: end - block };
+    const lists = this.#lists;
+    const list = entry - SPLIT;
+    const run = lists.find(list, block);
+    const end = run + 1 < lists.count(list) ? lists.start(list, run + 1) : blocksPerChunk;
+    return { host: continuation(lists.host(list, run), block - lists.start(list, run)), count: end - block };
   }
 
   /**
@@ -137,25 +120,28 @@ export class ChunkTable {
   findInRun(chunk: number, first: number, last: number): number {
     const entry = this.#entries[chunk]!;
     if (entry >= ENTRY_ZERO) return 0;
-    const { starts, hosts } = this.#splits[entry - SPLIT]!;
-    const run = runAt(starts, first);
-    const host = hosts[run]!;
-    if (host <= ZERO || (run + 1 < starts.length && starts[run + 1]! <= last)) return 0;
-    return host + first - starts[run]!;
+    const lists = this.#lists;
+    const list = entry - SPLIT;
+    const run = lists.find(list, first);
+    const host = lists.host(list, run);
+    if (host <= ZERO || (run + 1 < lists.count(list) && lists.start(list, run + 1) <= last)) return 0;
+    return host + first - lists.start(list, run);
   }
 
   /** Visits the runs of a chunk in order. */
   eachRun(chunk: number, visit: (start: number, count: number, host: number) => void): void {
     const { blocksPerChunk } = this.geometry;
-    const runs = this.runsOf(chunk);
-    if (runs === undefined) {
+    if (!this.isSplit(chunk)) {
       visit(0, blocksPerChunk, this.find(chunk, 0).host);
       return;
     }
-    const { starts, hosts } = runs;
-    for (let run = 0; run < starts.length; run++) {
-      const end = run + 1 < starts.length ? starts[run + 1]! : blocksPerChunk;
-      visit(starts[run]!, end - starts[run]!, hosts[run]!);
+    const lists = this.#lists;
+    const list = this.#entries[chunk]! - SPLIT;
+    const count = lists.count(list);
+    for (let run = 0; run < count; run++) {
+      const start = lists.start(list, run);
+      const end = run + 1 < count ? lists.start(list, run + 1) : blocksPerChunk;
+      visit(start, end - start, lists.host(list, run));
     }
   }
 
@@ -197,10 +183,7 @@ export class ChunkTable {
   copy(chunks: number): ChunkTable {
     const copy = new ChunkTable(this.geometry, chunks);
     copy.#entries.set(this.#entries.subarray(0, chunks));
-    // Run lists are never changed, only replaced.
-    copy.#splits = [...this.#splits];
-    copy.#freeSplits = [...this.#freeSplits];
-    copy.#runs = this.#runs;
+    copy.#lists = this.#lists.copy();
     return copy;
   }
 
@@ -215,18 +198,15 @@ export class ChunkTable {
   }
 
   #split(chunk: number, runs: Runs): void {
-    const index = this.#freeSplits.pop() ?? this.#splits.length;
-    this.#splits[index] = runs;
-    this.#runs += runs.starts.length;
-    this.#entries[chunk] = SPLIT + index;
+    this.#entries[chunk] = SPLIT + this.#lists.add(runs);
   }
 
   #unsplit(chunk: number): void {
-    const entry = this.#entries[chunk]!;
-    if (entry >= ENTRY_ZERO) return;
-    const index = entry - SPLIT;
-    this.#runs -= this.#splits[index]!.starts.length;
-    this.#splits[index] = undefined;
-    this.#freeSplits.push(index);
+    if (this.isSplit(chunk)) this.#lists.remove(this.#entries[chunk]! - SPLIT);
   }
+}
+
+function fillRising(entries: Int32Array, from: number, count: number, first: number): void {
+  const distance = first - from;
+  for (let at = from; at < from + count; at++) entries[at] = at + distance;
 }
