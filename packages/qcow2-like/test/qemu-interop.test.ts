@@ -3,7 +3,7 @@
 import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { createDisk, type Disk, openDisk, type OptionValues } from '@cowlab/core';
+import { createDisk, type Disk, openDisk, type OptionValues, prefetch } from '@cowlab/core';
 import { qcow2 } from '@cowlab/qcow2-like';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { bufferOf, bytesOf, KIB, MIB, Qemu, qemuIsMissing } from './lab.ts';
@@ -145,6 +145,25 @@ describe.skipIf(qemuIsMissing)('we read what QEMU writes', () => {
     await disk.close();
     await qemu.assertSees('disk.qcow2', ours);
   });
+
+  it.each(['compat=1.1', 'compat=0.10', 'compat=1.1,cluster_size=512'])(
+    'an overlay made with %s, whose base we copy and release',
+    async (option) => {
+      await writeFile(qemu.path('base.raw'), Buffer.concat([bufferOf(3 * MIB, 1), Buffer.alloc(2 * MIB)]));
+      const overlay = ['-f', 'qcow2', '-o', option, '-b', 'base.raw', '-F', 'raw', 'disk.qcow2', '6M'];
+      await qemu.img('create', ...overlay);
+      await qemu.io('disk.qcow2', 'write -P 17 1M 64k', 'write -z 2M 64k');
+      const theirs = await qemu.bytes('disk.qcow2');
+      const disk = await openFile('disk.qcow2');
+      await prefetch(disk, { throttleMaxMs: 0 });
+      await disk.releaseBacking();
+      await disk.close();
+      await rm(qemu.path('base.raw'));
+      await qemu.assertSees('disk.qcow2', theirs);
+      const info = JSON.parse(await qemu.img('info', '--output=json', 'disk.qcow2')) as object;
+      expect(Object.keys(info).filter((key) => key.includes('backing'))).toEqual([]);
+    },
+  );
 
   it('snapshots of its own and of ours in one image, deleted by either', async () => {
     await qemu.img('create', '-f', 'qcow2', 'disk.qcow2', '40M');
