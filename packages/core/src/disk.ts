@@ -73,7 +73,8 @@ export class Disk implements Backing, AsyncDisposable {
   readonly #serial: boolean;
   readonly #closed: (() => void) | undefined;
   readonly #local: LocalCopies;
-  readonly #closing = new AbortController();
+  /** Made when somebody asks: a chain has thousands of disks, of which nobody does. */
+  #closing: AbortController | undefined;
   /** What reads have copied; undefined when they copy nothing. */
   readonly #copied: PopulateTally | undefined;
   #failedCopies = 0;
@@ -180,6 +181,8 @@ export class Disk implements Backing, AsyncDisposable {
 
   /** Aborted as soon as `close` is called: for work beside the disk that should not keep it, or the process, alive. */
   get closing(): AbortSignal {
+    this.#closing ??= new AbortController();
+    if (this.#state !== 'open') this.#closing.abort();
     return this.#closing.signal;
   }
 
@@ -296,7 +299,7 @@ export class Disk implements Backing, AsyncDisposable {
 
   async #close(): Promise<void> {
     this.#state = 'closing';
-    this.#closing.abort();
+    this.#closing?.abort();
     const hold = await this.#locks.acquire(0, EVERYTHING, true);
     try {
       try {
