@@ -7,8 +7,10 @@ import { CowlabError } from './errors.ts';
  * The copying of a whole backing beside a guest that works, without being in his way.
  *
  *     walk      from the disk's start, what the backing still answers for, in slots; so many slots under way at once
- *     measure   bytes and time of the backing's reads and of the image's writes, apart. When a measuring window is
- *               full: average = weight × average + (1 - weight) × this window
+ *     flush     after so many copied bytes, and at the end: a crash costs so much at most, memory has no more mappings
+ *               that wait to be written, and a medium that is slow behind a cache shows
+ *     measure   bytes and time of the backing's reads and of the image's writes and flushes, apart. When a measuring
+ *               window is full: average = weight × average + (1 - weight) × this window
  *     decide    an average below its least: with a chance of 1/2 a pause, else the average is forgotten (two
  *               prefetchers that disturb each other shall not both stop)
  *     pause     what is under way ends; then sleep 1 + random × throttleMaxMs; measure anew
@@ -31,6 +33,8 @@ export interface PrefetchOptions extends LongCallOptions {
   readonly slotCount?: number;
   /** Bytes of a slot; 1 MiB by default. */
   readonly slotBytes?: number;
+  /** Copied bytes after which they are made durable; 64 MiB by default. */
+  readonly flushBytes?: number;
   /** How much reading and writing makes a measuring window; 100 by default. */
   readonly readWindowMs?: number;
   readonly writeWindowMs?: number;
@@ -62,6 +66,7 @@ const defaults = {
   startDelayMs: 0,
   slotCount: 2,
   slotBytes: 1024 * 1024,
+  flushBytes: 64 * 1024 * 1024,
   readWindowMs: 100,
   writeWindowMs: 100,
   averageWeight: 0.8,
@@ -121,6 +126,7 @@ class Prefetch {
   /** Claims come one after the other. */
   #claims: Promise<unknown> = Promise.resolve();
   #wantsPause = false;
+  #unflushedBytes = 0;
   #failed = false;
 
   constructor(disk: Disk, settings: Settings, calls: LongCallOptions) {
@@ -143,6 +149,7 @@ class Prefetch {
       for (const slot of slots) if (slot.status === 'rejected') throw slot.reason;
       if (this.#wantsPause && this.#position < this.#disk.size) await this.#pause();
     }
+    if (this.#unflushedBytes > 0) await this.#disk.flush();
     return { ...this.#sums };
   }
 
@@ -159,7 +166,9 @@ class Prefetch {
         this.#sums.readBytes += report.readBytes;
         this.#sums.writtenBytes += report.writtenBytes;
         this.#sums.zeroedBytes += report.zeroedBytes;
-        this.#measure(report);
+        this.#unflushedBytes += report.writtenBytes + report.zeroedBytes;
+        const flushMs = await this.#flushWhenDue();
+        this.#measure({ ...report, writeMs: report.writeMs + flushMs });
         const total = this.#disk.size;
         this.#calls.onProgress?.({ done: Math.min(this.#position, total), total });
       } catch (error) {
@@ -167,6 +176,16 @@ class Prefetch {
         throw error;
       }
     }
+  }
+
+  /** Resolves to how long it took. */
+  async #flushWhenDue(): Promise<number> {
+    const { clock, flushBytes } = this.#settings;
+    if (this.#unflushedBytes < flushBytes) return 0;
+    this.#unflushedBytes = 0;
+    const before = clock.now();
+    await this.#disk.flush();
+    return clock.now() - before;
   }
 
   /** The next part of the disk that is not local yet, for the caller alone. */
@@ -234,7 +253,7 @@ function assertSettings(settings: Settings): void {
   ): void => {
     if (!right) throw new RangeError(`${name}: not ${expected}: ${settings[name]}`);
   };
-  for (const name of ['slotCount', 'slotBytes'] as const) {
+  for (const name of ['slotCount', 'slotBytes', 'flushBytes'] as const) {
     ensure(Number.isSafeInteger(settings[name]) && settings[name] > 0, name, 'a whole number above 0');
   }
   for (const name of ['startDelayMs', 'readWindowMs', 'writeWindowMs', 'throttleMaxMs'] as const) {

@@ -114,6 +114,28 @@ describe('a prefetch', () => {
     expect(bench.image.log.filter((entry) => entry.startsWith('commit'))).toHaveLength(SLOTS);
   });
 
+  it('makes copies durable after so many bytes, and the last ones at the end', async () => {
+    const bench = await make(() => 1);
+    await prefetch(bench.disk, slotsOf(bench, { flushBytes: 10 * PAGE_BYTES }));
+    const { log } = bench.image;
+    expect(log.filter((entry) => entry === 'flush')).toHaveLength(7);
+    expect(log.slice(0, log.indexOf('flush')).filter((entry) => entry.startsWith('commit'))).toHaveLength(10);
+    expect(log.at(-1)).toBe('flush');
+  });
+
+  it('pauses when flushes are slow, however fast the writes before them seem', async () => {
+    const bench = await make(() => 1);
+    const { image, clock } = bench;
+    const flush = image.flush.bind(image);
+    image.flush = () => {
+      clock.time += 500;
+      return flush();
+    };
+    const flushBytes = 10 * PAGE_BYTES;
+    const slow = await prefetch(bench.disk, slotsOf(bench, { flushBytes, throttleMaxMs: 5 }));
+    expect(slow.pauses).toBeGreaterThan(0);
+  });
+
   it('waits before it begins when told to', async () => {
     const bench = await make(() => 1);
     await prefetch(bench.disk, slotsOf(bench, { startDelayMs: 5000 }));
@@ -142,6 +164,7 @@ describe('a prefetch', () => {
   it.each([
     [{ slotCount: 0 }],
     [{ slotBytes: 1.5 }],
+    [{ flushBytes: 0 }],
     [{ throttleMaxMs: -1 }],
     [{ startDelayMs: 2 ** 31 }],
     [{ averageWeight: 1.1 }],
