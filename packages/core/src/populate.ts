@@ -19,6 +19,9 @@ import { fetch, readBytes, writeBytes } from './data-path.ts';
 /** What a copy holds in memory, and keeps others waiting for; one allocation unit where that is larger. */
 export const STEP_BYTES: number = 1024 * 1024;
 
+/** A look at the mapping asks for so much at most: a driver may walk all of it, and a search looks again and again. */
+const LOOK_BYTES: number = 64 * 1024 * 1024;
+
 /** What a copy has done. Times are the storages' alone: nobody's turn is waited for in them. */
 export interface PopulateReport {
   /** Bytes that were read from the backing. */
@@ -77,7 +80,7 @@ export async function findBacked(
 ): Promise<{ readonly found?: BackedRange; readonly end: number }> {
   let at = offset;
   for (let looked = 0; at < end && looked < maxExtents; looked++) {
-    const extent = await image.map(at, end - at);
+    const extent = await image.map(at, Math.min(end - at, LOOK_BYTES));
     const length = backedBytes(extent);
     if (length > 0) return { found: { offset: at, length }, end: at + length };
     at += extent.length;

@@ -33,7 +33,7 @@ export interface PrefetchOptions extends LongCallOptions {
   readonly slotCount?: number;
   /** Bytes of a slot; 1 MiB by default. */
   readonly slotBytes?: number;
-  /** Copied bytes after which they are made durable; 64 MiB by default. */
+  /** Written bytes after which they are made durable (64 bytes of zero mappings count as one); 64 MiB by default. */
   readonly flushBytes?: number;
   /** How much reading and writing makes a measuring window; 100 by default. */
   readonly readWindowMs?: number;
@@ -78,6 +78,9 @@ const defaults = {
 };
 
 type Settings = typeof defaults;
+
+/** A zero mapping is metadata alone: so many bytes of zeros count as one that was written, when a flush is due. */
+const ZEROS_FOR_A_BYTE = 64;
 
 /** Throughput of one direction, averaged over windows. */
 class Throughput {
@@ -166,7 +169,7 @@ class Prefetch {
         this.#sums.readBytes += report.readBytes;
         this.#sums.writtenBytes += report.writtenBytes;
         this.#sums.zeroedBytes += report.zeroedBytes;
-        this.#unflushedBytes += report.writtenBytes + report.zeroedBytes;
+        this.#unflushedBytes += report.writtenBytes + report.zeroedBytes / ZEROS_FOR_A_BYTE;
         const flushMs = await this.#flushWhenDue();
         this.#measure({ ...report, writeMs: report.writeMs + flushMs });
         const total = this.#disk.size;

@@ -122,6 +122,20 @@ describe('populate', () => {
     expect(disk.closing.aborted).toBe(true);
   });
 
+  it('asks about a bounded part of a large disk at a time', async () => {
+    const size = 2 ** 40;
+    const { disk, image } = await make({ size, backing: backingOf(size) });
+    const asked: number[] = [];
+    const map = image.map.bind(image);
+    image.map = (offset, length) => {
+      asked.push(length);
+      return map(offset, length);
+    };
+    expect(await disk.nextBacked(PAGE_BYTES)).toMatchObject({ offset: PAGE_BYTES });
+    await disk.populate(size / 2, 3 * PAGE_BYTES);
+    expect(Math.max(...asked)).toBeLessThanOrEqual(64 * 1024 * 1024);
+  });
+
   it('is refused outside of the disk', async () => {
     const { disk } = await make({ backing: backingOf(SIZE) });
     await expect(disk.populate(0, SIZE + 1)).rejects.toThrow(RangeError);
