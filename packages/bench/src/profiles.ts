@@ -136,6 +136,14 @@ export const profiles: Readonly<Record<ProfileName, Profile>> = {
         iterations: 9,
       },
       {
+        imageBytes: 8 * TIB,
+        formats: ['fvd'],
+        snapshots: 1000,
+        minSnapshots: 8,
+        buildBudgetMs: 60_000,
+        iterations: 9,
+      },
+      {
         imageBytes: 16 * TIB,
         formats: ['fvd'],
         snapshots: 1000,

@@ -140,7 +140,7 @@ async function measureAll(
     allocations,
     histories,
     largeImages: large.images,
-    omissions: memory.omissions,
+    omissions: [...memory.omissions, ...large.omissions],
   };
 }
 

@@ -1,16 +1,18 @@
 import { performance } from 'node:perf_hooks';
-import type { Disk } from '@cowlab/core';
+import { type Disk, isCowlabError } from '@cowlab/core';
 import type { Subject } from '../formats.ts';
 import { createImage, type Lab, occupiedBytes, openSession } from '../lab.ts';
 import { breathe, timed } from '../measure.ts';
 import type { LargeProfile, Profile } from '../profiles.ts';
-import type { LargeImageRow, SnapshotRow } from '../schema.ts';
+import type { LargeImageRow, Omission, SnapshotRow } from '../schema.ts';
+import { size } from '../wording.ts';
 import { residentSets } from './memory.ts';
 import { overwriteSome, timeCreates } from './snapshots.ts';
 
 export interface LargeRows {
   readonly images: LargeImageRow[];
   readonly operations: SnapshotRow[];
+  readonly omissions: Omission[];
 }
 
 /*
@@ -25,16 +27,36 @@ export async function measureLarge(
   seed: number,
   tick: (done: number) => void,
 ): Promise<LargeRows> {
-  const rows: LargeRows = { images: [], operations: [] };
+  const rows: LargeRows = { images: [], operations: [], omissions: [] };
   const all = profile.large.flatMap((large) =>
     subjects
       .filter(({ name }) => large.formats?.includes(name) ?? true)
       .map((subject): LargeRun => ({ lab, subject, profile, large, seed })),
   );
   for (const [index, run] of all.entries()) {
-    await measureOne(run, rows, (done) => tick((index + done) / all.length));
+    await measureWhereItFits(run, rows, (done) => tick((index + done) / all.length));
   }
   return rows;
+}
+
+/** A file system has a largest file (16 TiB in ext4): an image that would be larger is left out, and the results say so. */
+async function measureWhereItFits(
+  run: LargeRun,
+  rows: LargeRows,
+  tick: (done: number) => void,
+): Promise<void> {
+  try {
+    await measureOne(run, rows, tick);
+  } catch (error) {
+    if (!isCowlabError(error, 'ERR_NO_SPACE')) throw error;
+    const reason = `${size(run.large.imageBytes)}: ${error.message}`;
+    rows.omissions.push({ scenario: 'large image', format: run.subject.name, reason });
+    await run.lab.discard(folderOf(run));
+  }
+}
+
+function folderOf({ lab, subject }: LargeRun): string {
+  return lab.path(`large-${subject.name}`);
 }
 
 interface LargeRun {
@@ -48,7 +70,7 @@ interface LargeRun {
 async function measureOne(run: LargeRun, rows: LargeRows, tick: (done: number) => void): Promise<void> {
   const { lab, subject, profile, large, seed } = run;
   const { requestBytes } = profile;
-  const folder = lab.path(`large-${subject.name}`);
+  const folder = folderOf(run);
   await createMapped(subject, folder, large.imageBytes);
   rows.images.push(await describeImage(run, folder, 0));
   const building = await openSession(subject, folder);
@@ -96,13 +118,13 @@ async function describeImage(
 }
 
 /** An image in which every unit has a place and nothing is written: by the driver's own means, or place by place. */
-async function createMapped(subject: Subject, folder: string, size: number): Promise<void> {
+async function createMapped(subject: Subject, folder: string, imageBytes: number): Promise<void> {
   const preallocates = subject.driver.options.preallocation?.choices?.includes('metadata') === true;
-  await createImage(subject, folder, size, preallocates ? { preallocation: 'metadata' } : {});
+  await createImage(subject, folder, imageBytes, preallocates ? { preallocation: 'metadata' } : {});
   if (preallocates) return;
   const { disk } = await openSession(subject, folder);
   const { image } = disk;
-  const last = size - image.unitBytes;
+  const last = imageBytes - image.unitBytes;
   for (let offset = 0; offset < last; ) {
     const placement = await image.reserve(offset, last - offset);
     await image.commit(placement);
