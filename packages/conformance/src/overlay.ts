@@ -19,7 +19,7 @@ export async function makeBase(lab: Lab, strides = 6): Promise<Uint8Array> {
 export async function overlay(
   lab: Lab,
   strides = 6,
-  baseStrides = strides,
+  baseStrides: number = strides,
   folder: StorageFolder = lab.folder,
 ): Promise<Twin> {
   const initial = await makeBase(lab, baseStrides);
