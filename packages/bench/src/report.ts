@@ -143,7 +143,7 @@ function others(results: Results, bold: Style): string[] {
     }),
     '',
     ...table(bold, 'Reads after that history, against an image that had none', {
-      head: [`${requestBytes} random`, 'calls each', '1 MiB in a row', 'calls each'],
+      head: [`${requestBytes} random`, 'calls each', 'MiB in a row', 'calls each'],
       rows: histories.map(({ format, randomReads, sequentialReads }) => [
         format,
         ...[randomReads, sequentialReads].flatMap(({ before, after, callsAfter }) => [
