@@ -23,7 +23,7 @@ const MAX_NESTING = 1200;
 let nesting = 0;
 
 /** Fills `target` with the extent's first bytes. */
-export function fetch(extent: Extent, target: Uint8Array): Awaitable<void> {
+export function readExtent(extent: Extent, target: Uint8Array): Awaitable<void> {
   switch (extent.kind) {
     case 'data':
       return extent.storage.read(extent.hostOffset, target);
@@ -34,7 +34,7 @@ export function fetch(extent: Extent, target: Uint8Array): Awaitable<void> {
       const inside = Math.max(0, Math.min(target.length, extent.source.size - extent.offset));
       target.fill(0, inside);
       if (inside === 0) return;
-      if (nesting >= MAX_NESTING) return Promise.resolve().then(() => fetch(extent, target));
+      if (nesting >= MAX_NESTING) return Promise.resolve().then(() => readExtent(extent, target));
       nesting++;
       try {
         return extent.source.read(
@@ -54,7 +54,9 @@ export function fetch(extent: Extent, target: Uint8Array): Awaitable<void> {
 export function readBytes(image: DriverImage, offset: number, target: Uint8Array): Awaitable<void> {
   const extent = image.map(offset, target.length);
   if (extent instanceof Promise) return readRest(image, offset, target, 0, extent, []);
-  return extent.length === target.length ? fetch(extent, target) : readParts(image, offset, target, extent);
+  return extent.length === target.length
+    ? readExtent(extent, target)
+    : readParts(image, offset, target, extent);
 }
 
 /** Reads extent by extent, without a promise as long as nothing waits. */
@@ -63,7 +65,7 @@ function readParts(image: DriverImage, offset: number, target: Uint8Array, first
   let done = 0;
   try {
     for (let extent = first; ; ) {
-      const fetched = fetch(extent, target.subarray(done, done + extent.length));
+      const fetched = readExtent(extent, target.subarray(done, done + extent.length));
       if (fetched instanceof Promise) waiting.push(fetched);
       done += extent.length;
       if (done === target.length) break;
@@ -97,7 +99,7 @@ async function readRest(
   try {
     for (;;) {
       const extent: Extent = await next;
-      const fetched = fetch(extent, target.subarray(done, done + extent.length));
+      const fetched = readExtent(extent, target.subarray(done, done + extent.length));
       if (fetched instanceof Promise) waiting.push(fetched);
       done += extent.length;
       if (done === target.length) break;

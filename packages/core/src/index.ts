@@ -3,6 +3,7 @@ export * from './bitset.ts';
 export * from './codec.ts';
 export * from './counting-folder.ts';
 export { crc32c, crc32cTable } from './crc32c.ts';
+export { readExtent } from './data-path.ts';
 export { type DiskExtent, Disk } from './disk.ts';
 export type { DiskSnapshots } from './disk-snapshots.ts';
 export * from './driver.ts';

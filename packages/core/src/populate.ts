@@ -1,5 +1,5 @@
 import type { BackingExtent, DriverImage, Extent } from './driver.ts';
-import { fetch, readBytes, writeBytes } from './data-path.ts';
+import { readBytes, readExtent, writeBytes } from './data-path.ts';
 
 /*
  * Local copies: bytes that a backing answers for become the image's own, and read as they did.
@@ -111,7 +111,7 @@ export async function populateUnits(
     } else {
       const bytes = new Uint8Array(length);
       const before = now();
-      await fetch({ ...extent, length }, bytes);
+      await readExtent({ ...extent, length }, bytes);
       tally.readMs += now() - before;
       tally.readBytes += length;
       await keep(image, at, bytes, tally, now);

@@ -34,6 +34,8 @@ import type { SnapshotTable } from './snapshot-table.ts';
  *                      «flush»       what was written is reachable
  *                   3  in memory: counts of what was replaced go down; it can be taken again from here on.
  *                      They reach the disk with step 1 of the next flush.
+ *   lazy refcounts  the dirty bit «flush» before the first of these; step 1 leaves counts out, close writes them
+ *                   «flush» and clears the bit «flush»
  *   header          always one sector, alone, after a «flush» of all that it points to
  *   release         all of a flush; counts «flush» → header without the backing «flush»
  *   snapshots       header: dirty bit «flush» → counts, COPIED flags, tables «flush» → header: new snapshot
@@ -42,6 +44,9 @@ import type { SnapshotTable } from './snapshot-table.ts';
  *
  * So a power loss leaves clusters counted that nothing uses (a leak), never a cluster used that is not
  * counted. Inside a snapshot operation it leaves the dirty bit, and the next open for writing recounts.
+ *
+ * Whoever changes tables or counts, or writes them back, has his turn alone (turns.ts): what a write-back writes is
+ * what there was when it began, and no table is changed between being written and being called clean.
  *
  * Memory is bounded: caches of L2 tables and refcount blocks evict clean tables only, and a commit writes
  * back, in the order above, when half of the L2 cache is dirty.

@@ -1,5 +1,4 @@
-import { type Backing, CowlabError, type LongCallOptions } from '@cowlab/core';
-import { readBytesOf } from './guest-read.ts';
+import { type Backing, CowlabError, type LongCallOptions, readExtent } from '@cowlab/core';
 import type { Extents } from './extents.ts';
 import { maxL1Bytes } from './layout.ts';
 import { abortError, type Metadata } from './metadata.ts';
@@ -97,7 +96,7 @@ async function clearTail(
     return;
   }
   const cluster = new Uint8Array(clusterBytes);
-  await readBytesOf(extent, cluster.subarray(0, present - start));
+  await readExtent(extent, cluster.subarray(0, present - start));
   const placement = await writes.reserve(start, clusterBytes);
   try {
     await placement.storage.write(placement.hostOffset, cluster);
