@@ -1,5 +1,5 @@
 import { pattern } from '@cowlab/conformance';
-import { MemoryFolder, viewOf } from '@cowlab/core';
+import { CountingFolder, MemoryFolder, totalCounts, viewOf } from '@cowlab/core';
 import { beforeAll, describe, expect, it } from 'vitest';
 import {
   decodeSuperblock,
@@ -56,6 +56,9 @@ function putPage(image: Uint8Array, entries: Parameters<typeof encodePage>[1]): 
 function putJournal(image: Uint8Array, run: { guest: number; count: number; host: number }): void {
   image.set(encodeJournal([run], superblock.generation, 0, 0).bytes, superblock.journal.offset);
 }
+
+/** size, journal, root, catalog, logOffset, packNext, tailFrom, hostChunks. */
+const offsetsOf64Bits = [40, 48, 56, 64, 72, 80, 88, 96, 104, 112, 120];
 
 beforeAll(async () => {
   const folder = new MemoryFolder();
@@ -263,14 +266,30 @@ const damages: [what: string, field: string, damage: Damage, code?: string][] = 
   ],
 ];
 
-describe.each([false, true])('a malformed image (read-only: %s)', (readOnly) => {
-  it.each(damages)('%s is refused at %s, and nothing is modified', async (_, field, damage, code) => {
-    const copy = good.slice();
-    const image = damage(copy) ?? copy;
-    const folder = await folderWith(image);
-    await expect(openImage(folder, readOnly)).rejects.toThrow(refusal(field, code));
-    expect(Buffer.from(await fileBytes(folder)).equals(image)).toBe(true);
-  });
+describe.each([false, true])('P12: a malformed image (read-only: %s)', (readOnly) => {
+  it.each(damages)(
+    '%s is refused at %s, nothing is modified, no more is read than there is',
+    async (_, field, damage, code) => {
+      const copy = good.slice();
+      const image = damage(copy) ?? copy;
+      const folder = new CountingFolder(await folderWith(image));
+      await expect(openImage(folder, readOnly)).rejects.toThrow(refusal(field, code));
+      // A read is as long as what was allocated for it. The head is read to tell the format, too.
+      expect(totalCounts(folder.counts).readBytes).toBeLessThanOrEqual(image.length + 2 * SLOT_BYTES);
+      expect(Buffer.from(await fileBytes(folder)).equals(image)).toBe(true);
+    },
+  );
+
+  it.each(offsetsOf64Bits)(
+    'a superblock that says 2^52 at byte %i is refused before anything is read by it',
+    async (at) => {
+      const image = good.slice();
+      patchSlots(image, (view) => view.setBigUint64(at, 1n << 52n, true));
+      const folder = new CountingFolder(await folderWith(image));
+      await expect(openImage(folder, readOnly)).rejects.toMatchObject({ code: 'ERR_CORRUPT' });
+      expect(totalCounts(folder.counts).readBytes).toBeLessThanOrEqual(2 * SLOT_BYTES + KiB);
+    },
+  );
 });
 
 describe('damage that is survived', () => {
