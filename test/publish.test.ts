@@ -5,7 +5,7 @@ import { publint } from 'publint';
 import { formatMessage } from 'publint/utils';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { makeScratchFolder, pack, type Tarball } from './pack.ts';
-import { packageNames, root } from './repository.ts';
+import { publishedNames, root } from './repository.ts';
 
 const attw = join(root, 'node_modules/.bin/attw');
 let folder: string;
@@ -29,12 +29,12 @@ function attwOn(path: string): Promise<{ status: number | string; output: string
 
 beforeAll(async () => {
   folder = await makeScratchFolder();
-  tarballs = await pack(packageNames, folder);
+  tarballs = await pack(publishedNames, folder);
 });
 
 afterAll(() => rm(folder, { recursive: true, force: true }));
 
-describe.each(packageNames)('the tarball of %s', (name) => {
+describe.each(publishedNames)('the tarball of %s', (name) => {
   it('has nothing for publint to report', async () => {
     const bytes = await readFile(tarballOf(name).path);
     const tarball = bytes.buffer.slice(bytes.byteOffset, bytes.byteOffset + bytes.byteLength);

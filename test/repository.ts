@@ -21,6 +21,11 @@ export const packageNames: string[] = readdirSync(join(root, 'packages')).filter
   existsSync(join(root, 'packages', name, 'package.json')),
 );
 
+/** Those that npm gets. */
+export const publishedNames: string[] = packageNames.filter(
+  (name) => readManifest(`packages/${name}/package.json`).private !== true,
+);
+
 export const driverNames = ['fvd', 'qcow2-like', 'vmdk-chain'];
 
 export function readText(path: string): string {

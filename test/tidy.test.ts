@@ -23,6 +23,7 @@ const arrows: Record<string, string[]> = {
   nbd: ['core'],
   bench: ['core', ...driverNames],
   cli: ['bench', 'core', 'nbd', ...driverNames],
+  lab: ['conformance', 'core', ...driverNames],
 };
 
 function withoutComments(code: string): string {

@@ -1,5 +1,6 @@
 export { conformance } from './conformance.ts';
 export { DelayedFolder } from './delayed-folder.ts';
+export { crashes } from './explorer/crashes.ts';
 export { type Fault, FaultFolder, type FaultKind } from './fault-folder.ts';
 export {
   type FolderMethod,
@@ -9,6 +10,7 @@ export {
 } from './intercepted-folder.ts';
 export { type Exhibit, judgeImage, type JudgeSpec, qemuAvailable } from './judge.ts';
 export { type ModelCommand, modelRun, type ModelRunOptions, runCommands } from './model-run.ts';
+export type { LabPart, PartContext, PartCounts, Violation } from './part.ts';
 export { pattern, Random } from './random.ts';
 export { ReferenceModel } from './reference-model.ts';
 export { groups, runScenario, scenariosFor } from './scenarios.ts';
