@@ -25,6 +25,8 @@ export interface InfoJson {
   readonly 'cluster-size': number;
   readonly 'backing-filename'?: string;
   readonly 'backing-filename-format'?: string;
+  /** The id of the backing file's snapshot that this image is a clone of. */
+  readonly 'backing-snapshot'?: string;
   readonly files: readonly string[];
   readonly snapshots: readonly SnapshotJson[];
   readonly 'format-specific': Readonly<Record<string, string | number | boolean>>;
@@ -95,6 +97,7 @@ export function infoJson(filename: string, info: ImageInfo, snapshots: readonly 
     'cluster-size': info.unitBytes,
     ...(backing && { 'backing-filename': backing.file }),
     ...(backing?.format !== undefined && { 'backing-filename-format': backing.format }),
+    ...(backing?.snapshot !== undefined && { 'backing-snapshot': backing.snapshot }),
     files: info.files,
     snapshots: snapshots.map(snapshotJson),
     'format-specific': info.details,

@@ -36,6 +36,7 @@ describe('the command', () => {
     [['create', '-f', 'vdi', 'x', '1M'], 1, '-f: unknown format "vdi"'],
     [['create'], 1, 'which file?'],
     [['create', '-F', 'raw', 'x', '1M'], 1, 'without a backing file'],
+    [['create', '--backing-snapshot', 'a', 'x', '1M'], 1, 'a snapshot without a backing file'],
     [['create', 'x', '1MB'], 1, 'size: "1MB" is not a size'],
     [['create', '-o', 'nonsense=1', 'x', '1M'], 1, 'option nonsense: raw has no such option'],
     [['convert', '-O', 'vdi', 'x', 'y'], 1, '-O: unknown format "vdi"'],

@@ -3,6 +3,7 @@ import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import {
+  type BackingReference,
   type BlockDriver,
   type Capabilities,
   type CheckReport,
@@ -38,7 +39,7 @@ export interface ImageRequest {
   readonly file?: string;
   /** Guest bytes. */
   readonly size?: number;
-  readonly backing?: { readonly file: string; readonly format?: string };
+  readonly backing?: BackingReference;
   /** The lab's own folder when left out. */
   readonly folder?: StorageFolder;
 }

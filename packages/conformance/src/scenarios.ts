@@ -1,4 +1,5 @@
 import { backing } from './groups/backing.ts';
+import { clones } from './groups/clones.ts';
 import { concurrency } from './groups/concurrency.ts';
 import { damage } from './groups/damage.ts';
 import { faults } from './groups/faults.ts';
@@ -29,6 +30,7 @@ export const groups: readonly ScenarioGroup[] = [
   snapshotDiff,
   backing,
   localCopies,
+  clones,
   concurrency,
   resize,
   damage,

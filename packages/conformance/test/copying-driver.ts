@@ -31,6 +31,7 @@ const capabilities: Capabilities = {
   snapshotParents: false,
   diff: true,
   backing: false,
+  backingSnapshot: false,
   releaseBacking: false,
   resize: 'grow',
   repair: [],

@@ -38,6 +38,7 @@ const capabilities: Capabilities = {
   snapshotParents: false,
   diff: false,
   backing: true,
+  backingSnapshot: false,
   releaseBacking: true,
   resize: 'none',
   repair: [],

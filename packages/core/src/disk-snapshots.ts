@@ -47,6 +47,12 @@ export class DiskSnapshots {
     return snapshots === undefined ? [] : this.#host.exclusively(async () => snapshots.list());
   }
 
+  /** One of the snapshots. Rejects with `ERR_SNAPSHOT_NOT_FOUND`. */
+  async find(nameOrId: string): Promise<SnapshotInfo> {
+    this.#host.assertOpen();
+    return this.#host.exclusively(() => this.#find(nameOrId));
+  }
+
   /** Keeps the disk's present state. Durable when it returns. Rejects with `ERR_SNAPSHOT_EXISTS`, `ERR_SNAPSHOT_LIMIT`. */
   async create(name: string): Promise<SnapshotInfo> {
     this.#host.assertWritable();

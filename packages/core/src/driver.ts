@@ -177,7 +177,7 @@ export interface ImageInfo {
   readonly size: number;
   /** The allocation unit. */
   readonly unitBytes: number;
-  readonly backing?: { readonly file: string; readonly format?: string };
+  readonly backing?: BackingReference;
   /** Every file that belongs to the image itself, the main one first; names as the folder knows them. */
   readonly files: readonly string[];
   /** Bytes on the host that hold this image (allocated, where the storage can tell). */
@@ -253,6 +253,8 @@ export interface Capabilities {
   readonly diff: boolean;
   /** Images can have a backing file. */
   readonly backing: boolean;
+  /** An image can record that a snapshot of its backing file answers, not the file's disk: it is a clone of that. */
+  readonly backingSnapshot: boolean;
   /** A backing that is needed no longer can be released. */
   readonly releaseBacking: boolean;
   readonly resize: 'none' | 'grow' | 'both';
@@ -285,6 +287,8 @@ export interface BackingReference {
   /** As it will be recorded in the image: relative to the image's own folder, or absolute. */
   readonly file: string;
   readonly format?: string;
+  /** Not the file's disk but one of its snapshots answers: the snapshot's `id`. */
+  readonly snapshot?: string;
 }
 
 export interface CreateRequest {
@@ -300,6 +304,8 @@ export interface Backing extends ReadSource {
   readonly format: string;
   /** The image under it, for drivers that walk their own chains. */
   readonly image: DriverImage;
+  /** Counters of what is open for it, its own chain included. */
+  stats(): ImageStats;
   close(): Promise<void>;
 }
 

@@ -1,4 +1,5 @@
 import path from 'node:path';
+import { SnapshotBacking } from './backing-snapshot.ts';
 import { Disk } from './disk.ts';
 import type { Backing, BackingReference, BlockDriver, OpenContext, OptionValues } from './driver.ts';
 import { CowlabError } from './errors.ts';
@@ -38,6 +39,7 @@ export interface CreateDiskOptions extends Formats {
   readonly driver: BlockDriver;
   /** Guest bytes; may be left out when there is a backing, whose size is taken, rounded up to what the format can. */
   readonly size?: number;
+  /** `snapshot` may be a name here, too; what is recorded is the snapshot's id. */
   readonly backing?: BackingReference;
   /** Create options of the driver; see its `options`. */
   readonly options?: OptionValues;
@@ -133,7 +135,16 @@ async function openBacking(
   field: string,
 ): Promise<Backing> {
   const file = await gate.admit(above.file, reference, field);
-  return openImage({ ...above, file, gate, format: reference.format, readOnly: true, copyOnRead: false });
+  const disk = await openImage({
+    ...above,
+    file,
+    gate,
+    format: reference.format,
+    readOnly: true,
+    copyOnRead: false,
+  });
+  if (reference.snapshot === undefined) return disk;
+  return SnapshotBacking.open(disk, reference, { file: above.file, field: `${field}.snapshot` });
 }
 
 function withRaw(drivers: readonly BlockDriver[] = []): readonly BlockDriver[] {
@@ -158,15 +169,19 @@ export async function openDisk(location: ImageLocation, options: OpenDiskOptions
   });
 }
 
-async function backingSize(folder: StorageFolder, file: string, options: CreateDiskOptions): Promise<number> {
-  const { backing, driver } = options;
-  if (backing === undefined) {
-    throw new CowlabError('ERR_INVALID_OPTION', `${file}: size: needed when there is no backing file`, {
-      file,
-      field: 'size',
-    });
-  }
-  const drivers = withRaw([...(options.drivers ?? []), driver]);
+/** The size of what will be under a new image, and how the image is to name it. */
+interface LookedUp {
+  readonly size: number;
+  readonly reference: BackingReference;
+}
+
+async function lookUp(
+  folder: StorageFolder,
+  file: string,
+  backing: BackingReference,
+  options: CreateDiskOptions,
+): Promise<LookedUp> {
+  const drivers = withRaw([...(options.drivers ?? []), options.driver]);
   const gate = await new BackingGate(folder, options.gate).below(file);
   const name = await gate.admit(file, backing, 'backing file');
   const disk = await openDisk(
@@ -178,9 +193,24 @@ async function backingSize(folder: StorageFolder, file: string, options: CreateD
       ...(backing.format && { format: backing.format }),
     },
   );
-  const { size } = disk;
-  await disk.close();
-  return size;
+  try {
+    if (backing.snapshot === undefined) return { size: disk.size, reference: backing };
+    const { id, size } = await disk.snapshots.find(backing.snapshot);
+    return { size, reference: { ...backing, snapshot: id } };
+  } finally {
+    await disk.close();
+  }
+}
+
+function assertBacking(file: string, driver: BlockDriver, backing: BackingReference): void {
+  const refuse = (field: string, problem: string): never => {
+    const message = `${file}: ${field}: ${driver.name} ${problem}`;
+    throw new CowlabError('ERR_UNSUPPORTED', message, { file, field });
+  };
+  if (!driver.capabilities.backing) refuse('backing file', 'has none');
+  if (backing.snapshot !== undefined && !driver.capabilities.backingSnapshot) {
+    refuse('backing snapshot', 'cannot record that a snapshot of the backing file is meant');
+  }
 }
 
 /**
@@ -192,16 +222,14 @@ export async function createDisk(location: ImageLocation, options: CreateDiskOpt
   const { driver, backing } = options;
   const { maxSize, sizeMultiple, write } = driver.capabilities;
   if (!write) throw readsOnly(file, driver);
-  if (backing !== undefined && !driver.capabilities.backing) {
-    throw new CowlabError('ERR_UNSUPPORTED', `${file}: backing file: ${driver.name} has none`, {
-      file,
-      field: 'backing file',
-    });
-  }
+  if (backing !== undefined) assertBacking(file, driver, backing);
   const checked = checkOptions(driver.options, options.options ?? {});
-  const below =
-    backing === undefined && options.size !== undefined ? 0 : await backingSize(folder, file, options);
-  const size = options.size ?? Math.ceil(below / sizeMultiple) * sizeMultiple;
+  const below = backing && (await lookUp(folder, file, backing, options));
+  if (options.size === undefined && below === undefined) {
+    const problem = 'needed when there is no backing file';
+    throw new CowlabError('ERR_INVALID_OPTION', `${file}: size: ${problem}`, { file, field: 'size' });
+  }
+  const size = options.size ?? Math.ceil(below!.size / sizeMultiple) * sizeMultiple;
   if (!Number.isSafeInteger(size) || size <= 0 || size > maxSize || size % sizeMultiple !== 0) {
     const problem = `${size} is not a multiple of ${sizeMultiple} from ${sizeMultiple} to ${maxSize}`;
     throw new CowlabError('ERR_INVALID_OPTION', `${file}: size: ${problem}`, {
@@ -212,7 +240,7 @@ export async function createDisk(location: ImageLocation, options: CreateDiskOpt
   }
   await (await folder.create(file)).close();
   try {
-    await driver.create(folder, file, { size, options: checked, ...(backing && { backing }) });
+    await driver.create(folder, file, { size, options: checked, ...(below && { backing: below.reference }) });
     await folder.flush();
   } catch (error) {
     // Why it failed matters more than whether the name could be taken back.

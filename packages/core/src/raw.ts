@@ -24,6 +24,7 @@ const capabilities: Capabilities = {
   snapshotParents: false,
   diff: false,
   backing: false,
+  backingSnapshot: false,
   releaseBacking: false,
   resize: 'both',
   repair: [],

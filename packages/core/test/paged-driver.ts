@@ -31,6 +31,7 @@ export const capabilities: Capabilities = {
   snapshotParents: false,
   diff: false,
   backing: true,
+  backingSnapshot: false,
   releaseBacking: false,
   resize: 'both',
   repair: [],

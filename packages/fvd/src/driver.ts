@@ -34,6 +34,7 @@ import {
   SLOT_BYTES,
   SUPERBLOCKS_BYTES,
   type Superblock,
+  baseOf,
   VERSION,
   ZERO,
 } from './layout.ts';
@@ -52,6 +53,7 @@ const capabilities: Capabilities = {
   snapshotParents: true,
   diff: true,
   backing: true,
+  backingSnapshot: true,
   releaseBacking: true,
   resize: 'both',
   repair: ['leaks', 'all'],
@@ -111,7 +113,7 @@ function assertOptions({ size, options: values, backing }: CreateRequest): void 
   const journalBytes = values.journal_size as number;
   const fits = journalBytes > 0 && journalBytes <= MAX_JOURNAL_BYTES;
   ensure(fits, 'journal_size', `not from 1 to ${MAX_JOURNAL_BYTES} bytes`);
-  for (const name of [backing?.file, backing?.format]) {
+  for (const name of [backing?.file, backing?.format, backing?.snapshot]) {
     const short = Buffer.byteLength(name ?? '') <= MAX_TEXT_BYTES;
     ensure(short, 'backing file', `is longer than ${MAX_TEXT_BYTES} bytes of UTF-8`);
   }
@@ -140,6 +142,7 @@ function firstState({ size, options: values, backing }: CreateRequest): [Superbl
     hostChunks: 1 + journalChunks + rootChunks,
     base: backing?.file ?? '',
     baseFormat: backing?.format ?? '',
+    baseSnapshot: backing?.snapshot ?? '',
   };
   return [superblock, emptyState(geometry, size, superblock.root)];
 }
@@ -273,9 +276,8 @@ async function openVersion2(storage: Storage, context: OpenContext): Promise<Dri
 }
 
 async function openBase(superblock: Superblock, context: OpenContext): Promise<Backing | undefined> {
-  if (superblock.base === '') return undefined;
-  const format = superblock.baseFormat;
-  return context.openBacking({ file: superblock.base, ...(format !== '' && { format }) }, 'superblock.base');
+  const reference = baseOf(superblock);
+  return reference && context.openBacking(reference, 'superblock.base');
 }
 
 /** The FVD format: version 2, and version 1 to be read. See FORMAT.md. */

@@ -16,7 +16,15 @@ import {
 import { checkImage } from './check.ts';
 import { gatherSpan, isScattered } from './gather.ts';
 import type { Journal } from './journal.ts';
-import { ABSENT, type Geometry, type JournalRun, MAX_CHUNKS, type Superblock, ZERO } from './layout.ts';
+import {
+  ABSENT,
+  baseOf,
+  type Geometry,
+  type JournalRun,
+  MAX_CHUNKS,
+  type Superblock,
+  ZERO,
+} from './layout.ts';
 import { mapState } from './mapping.ts';
 import { type Change, Publisher } from './publisher.ts';
 import { resizedTable } from './resize.ts';
@@ -202,13 +210,14 @@ export class FvdImage implements DriverImage {
   async releaseBacking(): Promise<void> {
     const base = this.#base;
     if (base === undefined) return;
-    await this.publish({ base: { base: '', baseFormat: '' } });
+    await this.publish({ base: { base: '', baseFormat: '', baseSnapshot: '' } });
     this.#base = undefined;
     await base.close();
   }
 
   async info(): Promise<ImageInfo> {
-    const { base, baseFormat, journal, generation } = this.publisher.superblock;
+    const { journal, generation } = this.publisher.superblock;
+    const backing = baseOf(this.publisher.superblock);
     const { chunkBytes, blockBytes } = this.geometry;
     return {
       format: 'fvd',
@@ -216,7 +225,7 @@ export class FvdImage implements DriverImage {
       unitBytes: this.unitBytes,
       files: [this.storage.name],
       storageBytes: await allocatedBytes(this.storage),
-      ...(base !== '' && { backing: { file: base, ...(baseFormat !== '' && { format: baseFormat }) } }),
+      ...(backing && { backing }),
       details: {
         version: 2,
         'chunk size': chunkBytes,
@@ -234,7 +243,7 @@ export class FvdImage implements DriverImage {
       this.#space.residentBytes +
       this.publisher.residentBytes +
       this.#runs.length * RUN_MEMORY;
-    const below = this.#base?.image.stats().residentMetadataBytes ?? 0;
+    const below = this.#base?.stats().residentMetadataBytes ?? 0;
     return {
       residentMetadataBytes: own + below,
       tableBytes: this.#state.table.residentBytes,

@@ -1,4 +1,4 @@
-import { corrupt, readU64LE, unsupported, viewOf, writeU64LE } from '@cowlab/core';
+import { type BackingReference, corrupt, readU64LE, unsupported, viewOf, writeU64LE } from '@cowlab/core';
 import { rootBytes } from './layout-table.ts';
 import {
   geometryOf,
@@ -55,6 +55,8 @@ export interface Superblock {
   readonly hostChunks: number;
   readonly base: string;
   readonly baseFormat: string;
+  /** The snapshot of the base that answers, by its id; empty: the base's own disk. */
+  readonly baseSnapshot: string;
 }
 
 /** The chunk that the log goes on in; `logOffset` may stand at its very end. */
@@ -65,13 +67,26 @@ export function logChunkOf({ logOffset, chunkBytes }: Superblock): number {
 /** Longest name of a base, and of its format, in bytes of UTF-8. */
 export const MAX_TEXT_BYTES = 1024;
 const TEXT_AT = 256;
+/** Incompatible feature: `baseSnapshot` is told. A reader that did not know it would show other bytes. */
+const BASE_SNAPSHOT_FEATURE = 1;
+
+/** How the image names its base; undefined without one. */
+export function baseOf({ base, baseFormat, baseSnapshot }: Superblock): BackingReference | undefined {
+  if (base === '') return undefined;
+  return {
+    file: base,
+    ...(baseFormat !== '' && { format: baseFormat }),
+    ...(baseSnapshot !== '' && { snapshot: baseSnapshot }),
+  };
+}
 
 export function encodeSuperblock(block: Superblock): Uint8Array {
   const bytes = new Uint8Array(SLOT_BYTES);
   const view = viewOf(bytes);
   view.setUint32(0, MAGIC, true);
   view.setUint32(4, VERSION, true);
-  // 8: CRC; 12: incompatible features; 16: compatible features
+  // 8: CRC; 16: compatible features
+  view.setUint32(12, block.baseSnapshot === '' ? 0 : BASE_SNAPSHOT_FEATURE, true);
   writeU64LE(view, 24, block.generation);
   view.setUint32(32, block.chunkBytes, true);
   view.setUint32(36, block.blockBytes, true);
@@ -87,12 +102,11 @@ export function encodeSuperblock(block: Superblock): Uint8Array {
   writeU64LE(view, 112, block.tailFrom);
   writeU64LE(view, 120, block.hostChunks);
   assertSuperblock(block, 'superblock');
-  const base = new TextEncoder().encode(block.base);
-  const format = new TextEncoder().encode(block.baseFormat);
-  view.setUint16(128, base.length, true);
-  view.setUint16(130, format.length, true);
-  bytes.set(base, TEXT_AT);
-  bytes.set(format, TEXT_AT + MAX_TEXT_BYTES);
+  for (const [i, text] of [block.base, block.baseFormat, block.baseSnapshot].entries()) {
+    const encoded = new TextEncoder().encode(text);
+    view.setUint16(128 + 2 * i, encoded.length, true);
+    bytes.set(encoded, TEXT_AT + i * MAX_TEXT_BYTES);
+  }
   return seal(bytes, 8);
 }
 
@@ -109,9 +123,12 @@ export function decodeSuperblock(bytes: Uint8Array, file: string): Superblock | 
     return new TextDecoder().decode(bytes.subarray(at, at + length));
   };
   const incompatible = view.getUint32(12, true);
-  if (incompatible !== 0) {
-    throw unsupported(file, 'superblock.incompatibleFeatures', `unknown bits 0x${incompatible.toString(16)}`);
+  const unknown = incompatible & ~BASE_SNAPSHOT_FEATURE;
+  if (unknown !== 0) {
+    const problem = `unknown bits 0x${(unknown >>> 0).toString(16)}`;
+    throw unsupported(file, 'superblock.incompatibleFeatures', problem);
   }
+  const isClone = incompatible !== 0;
   try {
     const block: Superblock = {
       generation: field(24),
@@ -127,8 +144,14 @@ export function decodeSuperblock(bytes: Uint8Array, file: string): Superblock | 
       hostChunks: field(120),
       base: text('base', TEXT_AT, view.getUint16(128, true)),
       baseFormat: text('baseFormat', TEXT_AT + MAX_TEXT_BYTES, view.getUint16(130, true)),
+      baseSnapshot: isClone
+        ? text('baseSnapshot', TEXT_AT + 2 * MAX_TEXT_BYTES, view.getUint16(132, true))
+        : '',
     };
     assertSuperblock(block, file);
+    if (isClone && (block.baseSnapshot === '' || block.base === '')) {
+      throw corrupt(file, 'superblock.baseSnapshot', 'there is none, or no base to have it');
+    }
     return block;
   } catch (error) {
     if (error instanceof RangeError) throw corrupt(file, 'superblock', error.message);

@@ -50,7 +50,7 @@ export interface Change {
   readonly size?: number;
   readonly table?: ChunkTable;
   /** What answers for absent blocks from now on. */
-  readonly base?: Pick<Superblock, 'base' | 'baseFormat'>;
+  readonly base?: Pick<Superblock, 'base' | 'baseFormat' | 'baseSnapshot'>;
 }
 
 interface Piece {

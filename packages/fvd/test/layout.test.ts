@@ -52,6 +52,7 @@ function superblockOf(changes: Partial<Superblock> = {}): Superblock {
     hostChunks: 16,
     base: '',
     baseFormat: '',
+    baseSnapshot: '',
     ...changes,
   };
 }
@@ -70,6 +71,8 @@ describe('superblock', () => {
     ['packed blocks at the very end', { packNext: 16 * 256 - 1, tailFrom: 16 * 256 - 1 }],
     ['a catalog of the last chunk', { catalog: { offset: 15 * MiB, bytes: MiB } }],
     ['the longest names', { base: 'b'.repeat(1024), baseFormat: 'f'.repeat(1024) }],
+    ['a snapshot of the base', { base: 'b', baseSnapshot: '4294967294' }],
+    ['the longest names, of a clone', { base: 'b'.repeat(1024), baseSnapshot: 's'.repeat(1024) }],
     ['a name in UTF-8', { base: 'Grundlage-ä-磁盘.raw', baseFormat: 'raw' }],
   ])('keeps %s', (_, changes) => {
     const block = superblockOf(changes);
@@ -117,6 +120,23 @@ describe('superblock', () => {
     const bytes = encodeSuperblock(superblockOf());
     bytes.fill(0xff, 40, 48);
     expect(() => decodeSuperblock(seal(bytes, 8), file)).toThrow(refusal('superblock'));
+  });
+
+  it('has an incompatible feature when a snapshot of the base answers, and only then', () => {
+    const features = (changes: Partial<Superblock>): number =>
+      viewOf(encodeSuperblock(superblockOf(changes))).getUint32(12, true);
+    expect(features({ base: 'b' })).toBe(0);
+    expect(features({ base: 'b', baseSnapshot: '1' })).toBe(1);
+  });
+
+  it.each<[string, number, number]>([
+    ['is empty', 132, 0],
+    ['is longer than its field', 132, 1025],
+    ['has no base', 128, 0],
+  ])('refuses a snapshot of the base that %s', (_, at, value) => {
+    const bytes = encodeSuperblock(superblockOf({ base: 'b', baseSnapshot: '1' }));
+    viewOf(bytes).setUint16(at, value, true);
+    expect(() => decodeSuperblock(seal(bytes, 8), file)).toThrow(refusal('superblock.baseSnapshot'));
   });
 
   it('refuses incompatible features that it does not know, and lets compatible ones be', () => {

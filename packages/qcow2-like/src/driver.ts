@@ -47,6 +47,7 @@ const capabilities: Capabilities = {
   snapshotParents: false,
   diff: true,
   backing: true,
+  backingSnapshot: false,
   releaseBacking: true,
   resize: 'both',
   repair: ['leaks', 'all'],

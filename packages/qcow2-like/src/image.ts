@@ -172,7 +172,7 @@ export class Qcow2Image implements DriverImage {
 
   stats(): ImageStats {
     const { mapping, metadata, backing } = this.#parts;
-    const below = backing.current?.image.stats().residentMetadataBytes ?? 0;
+    const below = backing.current?.stats().residentMetadataBytes ?? 0;
     const refcountBytesResident = metadata?.refcounts.residentBytes ?? 0;
     return {
       residentMetadataBytes:

@@ -31,6 +31,7 @@ const capabilities: Capabilities = {
   snapshotParents: true,
   diff: true,
   backing: true,
+  backingSnapshot: false,
   releaseBacking: false,
   resize: 'none',
   repair: [],

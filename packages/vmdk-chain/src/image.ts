@@ -196,7 +196,7 @@ export class VmdkImage implements DriverImage {
     const chain = this.chain();
     let residentMetadataBytes = 0;
     for (const image of chain) residentMetadataBytes += image.#extent.tables.residentBytes;
-    const foreign = chain.at(-1)?.link?.backing.image;
+    const foreign = chain.at(-1)?.link?.backing;
     if (foreign !== undefined) residentMetadataBytes += foreign.stats().residentMetadataBytes;
     return { residentMetadataBytes, links: chain.length - 1 + (foreign === undefined ? 0 : 1) };
   }

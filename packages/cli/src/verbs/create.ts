@@ -13,6 +13,7 @@ interface CreateOptions extends AllowOptions {
   readonly options?: readonly string[];
   readonly backing?: string;
   readonly backingFormat?: string;
+  readonly backingSnapshot?: string;
   readonly force?: boolean;
   readonly quiet?: boolean;
 }
@@ -27,6 +28,10 @@ export function addCreate(program: Command, { output }: Session): void {
     .option('-o, --options <list>', 'create options, name=value,…; "help" lists them', collect)
     .option('-b, --backing <file>', 'backing file, relative to the new image')
     .option('-F, --backing-format <format>', 'format of the backing file; probed and recorded without')
+    .option(
+      '--backing-snapshot <name>',
+      'a snapshot of the backing file, by tag or id: the new image is its clone',
+    )
     .option('--force', 'replace a file that exists')
     .option('-q, --quiet', 'say nothing');
   withAllow(command).action((file: string | undefined, size: string | undefined, options: CreateOptions) =>
@@ -45,6 +50,9 @@ async function create(
   if (file === undefined) throw invalidUse('create', 'which file?');
   if (options.backing === undefined && options.backingFormat !== undefined) {
     throw invalidUse('-F', 'a backing format without a backing file (-b)');
+  }
+  if (options.backing === undefined && options.backingSnapshot !== undefined) {
+    throw invalidUse('--backing-snapshot', 'a snapshot without a backing file (-b)');
   }
   const size = sizeText === undefined ? undefined : parseSize(sizeText);
   const values = parseOptions(driver, options.options);
@@ -81,11 +89,14 @@ function backingFolders(file: string, backing: string | undefined): string[] {
 /** Always with its format: probing a raw backing file at every opening would let its contents choose a format. */
 async function backingOf(
   file: string,
-  { backing, backingFormat }: CreateOptions,
+  { backing, backingFormat, backingSnapshot }: CreateOptions,
   allow: readonly string[],
 ): Promise<BackingReference | undefined> {
   if (backing === undefined) return undefined;
-  if (backingFormat !== undefined) return { file: backing, format: driverOf(backingFormat, '-F').name };
   const where = path.resolve(path.dirname(file), backing);
-  return withImage(where, { allow }, async (disk) => ({ file: backing, format: disk.format }));
+  const format =
+    backingFormat === undefined
+      ? await withImage(where, { allow }, async (disk) => disk.format)
+      : driverOf(backingFormat, '-F').name;
+  return { file: backing, format, ...(backingSnapshot !== undefined && { snapshot: backingSnapshot }) };
 }

@@ -28,6 +28,7 @@ function print(output: Output, file: string, info: ImageInfo, snapshots: readonl
   output.line(`cluster_size: ${info.unitBytes}`);
   if (backing !== undefined) output.line(`backing file: ${backing.file}`);
   if (backing?.format !== undefined) output.line(`backing file format: ${backing.format}`);
+  if (backing?.snapshot !== undefined) output.line(`backing snapshot: ${backing.snapshot}`);
   if (files.length > 1) output.line(`files: ${files.join(', ')}`);
   const details = Object.entries(info.details);
   if (details.length > 0) output.line('Format specific information:');

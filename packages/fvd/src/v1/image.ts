@@ -132,7 +132,7 @@ export class Version1Image implements DriverImage {
     const { table, bitmap, damaged, base, data } = this.parts;
     const tableBytes = table?.entries.byteLength ?? 0;
     const bitmapBytes = bitmap?.words.byteLength ?? 0;
-    const below = [base, data].map((each) => each?.image.stats().residentMetadataBytes ?? 0);
+    const below = [base, data].map((each) => each?.stats().residentMetadataBytes ?? 0);
     const others = below.reduce((sum, bytes) => sum + bytes, damaged?.residentBytes ?? 0);
     return { residentMetadataBytes: tableBytes + bitmapBytes + others, tableBytes, bitmapBytes };
   }
