@@ -68,7 +68,7 @@ export function logChunkOf({ logOffset, chunkBytes }: Superblock): number {
 export const MAX_TEXT_BYTES = 1024;
 const TEXT_AT = 256;
 /** Incompatible feature: `baseSnapshot` is told. A reader that did not know it would show other bytes. */
-const BASE_SNAPSHOT_FEATURE = 1;
+const BASE_SNAPSHOT_FEATURE = 2;
 
 /** How the image names its base; undefined without one. */
 export function baseOf({ base, baseFormat, baseSnapshot }: Superblock): BackingReference | undefined {
@@ -128,7 +128,7 @@ export function decodeSuperblock(bytes: Uint8Array, file: string): Superblock | 
     const problem = `unknown bits 0x${(unknown >>> 0).toString(16)}`;
     throw unsupported(file, 'superblock.incompatibleFeatures', problem);
   }
-  const isClone = incompatible !== 0;
+  const isClone = (incompatible & BASE_SNAPSHOT_FEATURE) !== 0;
   try {
     const block: Superblock = {
       generation: field(24),

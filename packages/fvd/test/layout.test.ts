@@ -126,7 +126,7 @@ describe('superblock', () => {
     const features = (changes: Partial<Superblock>): number =>
       viewOf(encodeSuperblock(superblockOf(changes))).getUint32(12, true);
     expect(features({ base: 'b' })).toBe(0);
-    expect(features({ base: 'b', baseSnapshot: '1' })).toBe(1);
+    expect(features({ base: 'b', baseSnapshot: '1' })).toBe(2);
   });
 
   it.each<[string, number, number]>([
@@ -143,7 +143,7 @@ describe('superblock', () => {
     const bytes = encodeSuperblock(superblockOf());
     viewOf(bytes).setUint32(16, 0x8000_0001, true);
     expect(decodeSuperblock(seal(bytes, 8), file)).toEqual(superblockOf());
-    viewOf(bytes).setUint32(12, 2, true);
+    viewOf(bytes).setUint32(12, 0x8000_0000, true);
     const refused = refusal('superblock.incompatibleFeatures', 'ERR_UNSUPPORTED');
     expect(() => decodeSuperblock(seal(bytes, 8), file)).toThrow(refused);
   });

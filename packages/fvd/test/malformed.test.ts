@@ -89,7 +89,7 @@ const damages: [what: string, field: string, damage: Damage, code?: string][] = 
   [
     'an unknown feature',
     'superblock.incompatibleFeatures',
-    (image) => patchSlots(image, (view) => view.setUint32(12, 2, true)),
+    (image) => patchSlots(image, (view) => view.setUint32(12, 0x8000_0000, true)),
     'ERR_UNSUPPORTED',
   ],
   [
