@@ -13,6 +13,11 @@ const HINTS: Readonly<Partial<Record<CowlabError['code'], string>>> = {
   ERR_BACKING_DENIED: '; --allow DIR allows a folder',
 };
 
+function hintOf({ code, data }: CowlabError): string {
+  if (code === 'ERR_LOCKED' && data.value === 'shared') return '; --force-share reads it all the same';
+  return HINTS[code] ?? '';
+}
+
 /** A mistake in what was typed: `where` is the file or the option. */
 export function invalidUse(where: string, problem: string): CowlabError {
   return new CowlabError('ERR_INVALID_OPTION', `${where}: ${problem}`, { field: where });
@@ -27,7 +32,7 @@ export function failureStatus(verb: string | undefined, error: unknown): number 
 
 /** One line for any failure; a failure that is a defect of ours names its class, so that it can be reported. */
 export function describe(error: unknown): string {
-  if (isCowlabError(error)) return oneLine(error.message + (HINTS[error.code] ?? ''));
+  if (isCowlabError(error)) return oneLine(error.message + hintOf(error));
   if (error instanceof Error) return oneLine(`unexpected ${error.name}: ${error.message}`);
   return oneLine(`unexpected: ${String(error)}`);
 }

@@ -7,7 +7,7 @@ import {
   type Storage,
   type StorageOpenOptions,
 } from '@cowlab/core';
-import { underPath } from './errors.ts';
+import { invalidUse, underPath } from './errors.ts';
 import { driverOf, drivers } from './formats.ts';
 
 /* Opening images by the paths that people type, and putting new ones in the place of old ones. */
@@ -18,6 +18,8 @@ export interface OpenRequest {
   readonly allow?: readonly string[] | undefined;
   /** False by default: most verbs only look. */
   readonly writable?: boolean;
+  /** Takes no lock, and respects none: only for looking. */
+  readonly forceShare?: boolean | undefined;
 }
 
 /** A folder that remembers which files were opened through it: what an opened image consists of. */
@@ -38,14 +40,16 @@ export interface OpenedImage {
 }
 
 export async function openImage(file: string, request: OpenRequest = {}): Promise<OpenedImage> {
-  const { format, allow, writable = false } = request;
+  const { format, allow, writable = false, forceShare = false } = request;
+  if (writable && forceShare) throw invalidUse('--force-share', 'only reads');
   if (format !== undefined) driverOf(format, `${file}: format`);
   const folder = new RecordingFolder(path.dirname(file));
   const name = path.basename(file);
+  const gate = { allow: allow ?? [] };
   try {
     const disk = await openDisk(
       { folder, file: name },
-      { drivers, readOnly: !writable, gate: { allow: allow ?? [] }, ...(format !== undefined && { format }) },
+      { drivers, readOnly: !writable, forceShare, gate, ...(format !== undefined && { format }) },
     );
     return { disk, files: folder.opened };
   } catch (error) {
@@ -96,8 +100,8 @@ export async function inPlaceOf(file: string, force: boolean, make: () => Promis
 }
 
 async function replacing(folder: FileFolder, name: string, make: () => Promise<void>): Promise<void> {
-  // Directories and devices do not open, and are not ours to set aside.
-  await (await folder.open(name, { readOnly: true })).close();
+  // Directories and devices do not open, and are not ours to set aside; nor is an image that somebody has open.
+  await (await folder.open(name, { readOnly: true, lock: 'exclusive' })).close();
   const aside = `.${name}.replaced-${process.pid}`;
   await folder.rename(name, aside);
   try {

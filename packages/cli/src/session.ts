@@ -18,6 +18,8 @@ export interface AllowOptions {
 
 export interface SourceOptions extends AllowOptions {
   readonly format?: string;
+  /** Only for verbs that have it; see {@link withForceShare}. */
+  readonly forceShare?: boolean;
 }
 
 export interface JsonOptions {
@@ -37,6 +39,14 @@ export function withAllow(command: Command): Command {
     '--allow <dir>',
     'let images name backing files in this folder too; repeatable',
     collect,
+  );
+}
+
+/** `-U`, for every verb that reads images. */
+export function withForceShare(command: Command): Command {
+  return command.option(
+    '-U, --force-share',
+    'read images that others write; what is read may be half changed',
   );
 }
 

@@ -1,5 +1,6 @@
 import type {
   Awaitable,
+  LockMode,
   Purpose,
   Storage,
   StorageFolder,
@@ -166,6 +167,11 @@ class InterceptedStorage implements Storage {
 
   status(offset: number, length: number): Awaitable<StorageStatus> {
     return this.#pass('status', offset, length, undefined, () => this.#inner.status(offset, length));
+  }
+
+  /** Locks change no byte, and are not intercepted. */
+  lock(mode: LockMode): Awaitable<void> {
+    return this.#inner.lock(mode);
   }
 
   close(): Awaitable<void> {

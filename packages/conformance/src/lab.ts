@@ -48,6 +48,7 @@ export interface OpenRequest {
   readonly file?: string;
   readonly readOnly?: boolean;
   readonly copyOnRead?: boolean;
+  readonly forceShare?: boolean;
   /** The lab's own folder when left out; a wrapper of it otherwise. */
   readonly folder?: StorageFolder;
 }
@@ -163,9 +164,9 @@ export class Lab {
 
   /** An open disk; `finish` closes it when the scenario does not. */
   async open(request: OpenRequest = {}): Promise<Disk> {
-    const { file = mainFile, readOnly = false, copyOnRead = false, folder = this.folder } = request;
+    const { file = mainFile, folder = this.folder, ...options } = request;
     const { drivers, driver } = this;
-    const disk = await openDisk({ folder, file }, { drivers, format: driver.name, readOnly, copyOnRead });
+    const disk = await openDisk({ folder, file }, { drivers, format: driver.name, ...options });
     this.#disks.add(disk);
     return disk;
   }

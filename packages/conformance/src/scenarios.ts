@@ -6,6 +6,7 @@ import { faults } from './groups/faults.ts';
 import { flush, reopen } from './groups/flush-and-reopen.ts';
 import { lifecycle } from './groups/lifecycle.ts';
 import { localCopies } from './groups/local-copies.ts';
+import { oneWriter } from './groups/one-writer.ts';
 import { powerLoss } from './groups/power-loss.ts';
 import { readOnly } from './groups/read-only.ts';
 import { readsAndWrites } from './groups/reads-and-writes.ts';
@@ -25,6 +26,7 @@ export const groups: readonly ScenarioGroup[] = [
   flush,
   reopen,
   readOnly,
+  oneWriter,
   snapshots,
   snapshotTree,
   snapshotDiff,

@@ -225,7 +225,7 @@ class CopyingImage implements DriverImage {
     await copyFile(this.#folder, source, this.#file);
     await source.close();
     await this.#storage.close();
-    this.#storage = await this.#folder.open(this.#file, { readOnly: false });
+    this.#storage = await this.#folder.open(this.#file, { readOnly: false, lock: 'exclusive' });
     await this.#storage.write(0, headerOf(nextId), 'header');
     await this.#storage.flush();
   }
@@ -242,7 +242,7 @@ export const copying: BlockDriver = {
   },
 
   async create(folder: StorageFolder, file: string, request: CreateRequest): Promise<void> {
-    const storage = await folder.open(file, { readOnly: false });
+    const storage = await folder.open(file, { readOnly: false, lock: 'exclusive' });
     try {
       await storage.write(0, headerOf(1), 'header');
       await storage.truncate(headerBytes + request.size);
@@ -252,8 +252,8 @@ export const copying: BlockDriver = {
     }
   },
 
-  async open(folder: StorageFolder, file: string, { readOnly }): Promise<DriverImage> {
-    const storage = await folder.open(file, { readOnly });
+  async open(folder: StorageFolder, file: string, { readOnly, lock }): Promise<DriverImage> {
+    const storage = await folder.open(file, { readOnly, lock });
     try {
       await readNextId(storage);
     } catch (error) {

@@ -221,7 +221,7 @@ export const mapping: BlockDriver = {
   },
 
   async create(folder: StorageFolder, file: string, { size, backing }: CreateRequest): Promise<void> {
-    const storage = await folder.open(file, { readOnly: false });
+    const storage = await folder.open(file, { readOnly: false, lock: 'exclusive' });
     try {
       const recorded = backing === undefined ? '' : `${backing.format ?? ''}:${backing.file}`;
       await storage.write(0, encodeHeader({ size, backing: recorded }), 'header');
@@ -233,7 +233,7 @@ export const mapping: BlockDriver = {
   },
 
   async open(folder: StorageFolder, file: string, context: OpenContext): Promise<DriverImage> {
-    const storage = await folder.open(file, { readOnly: context.readOnly });
+    const storage = await folder.open(file, { readOnly: context.readOnly, lock: context.lock });
     try {
       return await openOn(storage, context);
     } catch (error) {

@@ -1,5 +1,12 @@
 import type { Awaitable } from './awaitable.ts';
-import type { Purpose, Storage, StorageFolder, StorageOpenOptions, StorageStatus } from './storage.ts';
+import type {
+  LockMode,
+  Purpose,
+  Storage,
+  StorageFolder,
+  StorageOpenOptions,
+  StorageStatus,
+} from './storage.ts';
 
 /** Calls and bytes of one purpose. */
 export interface PurposeCounts {
@@ -105,6 +112,10 @@ class CountingStorage implements Storage {
 
   status(offset: number, length: number): Awaitable<StorageStatus> {
     return this.#inner.status(offset, length);
+  }
+
+  lock(mode: LockMode): Awaitable<void> {
+    return this.#inner.lock(mode);
   }
 
   close(): Awaitable<void> {

@@ -1,5 +1,5 @@
 import type { Awaitable } from './awaitable.ts';
-import type { Storage, StorageFolder } from './storage.ts';
+import type { LockMode, Storage, StorageFolder } from './storage.ts';
 
 /*
  * The seam between a format and everything else. A driver says where guest bytes are (`map`), where new
@@ -311,6 +311,8 @@ export interface Backing extends ReadSource {
 
 export interface OpenContext {
   readonly readOnly: boolean;
+  /** The lock that the image's file is to be opened with. A driver that moves to another file takes it along. */
+  readonly lock: LockMode;
   /** Opens a file that the image names, read-only, through the backing gate. `field` names where it was found. */
   openBacking(reference: BackingReference, field: string): Promise<Backing>;
   /** Options for this opening, by the driver's `openOptions` table (cache sizes, ablations). */

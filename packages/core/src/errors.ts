@@ -9,6 +9,7 @@ export type ErrorCode =
   | 'ERR_READ_ONLY'
   | 'ERR_CLOSED'
   | 'ERR_BUSY'
+  | 'ERR_LOCKED'
   | 'ERR_ABORTED'
   | 'ERR_IO'
   | 'ERR_NO_SPACE'

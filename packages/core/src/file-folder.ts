@@ -25,7 +25,14 @@ export class FileFolder implements StorageFolder {
   }
 
   async open(name: string, options: StorageOpenOptions): Promise<Storage> {
-    return this.#storage(name, options.readOnly ? O_RDONLY : O_RDWR, options.readOnly);
+    const storage = this.#storage(name, options.readOnly ? O_RDONLY : O_RDWR, options.readOnly);
+    try {
+      if (options.lock !== undefined) await storage.lock(options.lock);
+    } catch (error) {
+      await storage.close();
+      throw error;
+    }
+    return storage;
   }
 
   async create(name: string): Promise<Storage> {
@@ -101,7 +108,7 @@ export class FileFolder implements StorageFolder {
       });
     }
     const Kind = this.#io === 'sync' ? FileStorage : ThreadedFileStorage;
-    return new Kind(name, fd, readOnly);
+    return new Kind(name, fd, readOnly, this.#resolve(name));
   }
 
   async #call<T>(name: string, call: string, run: () => Promise<T>): Promise<T> {

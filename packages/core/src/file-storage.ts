@@ -2,8 +2,9 @@ import fs from 'node:fs';
 import { promisify } from 'node:util';
 import type { Awaitable } from './awaitable.ts';
 import { CowlabError, fromSystemError } from './errors.ts';
+import { FileLock } from './file-lock.ts';
 import { native } from './native.ts';
-import type { Storage, StorageStatus } from './storage.ts';
+import type { LockMode, Storage, StorageStatus } from './storage.ts';
 
 /*
  * A file as a storage. Two ways of doing I/O, chosen when it is opened:
@@ -32,11 +33,14 @@ export class FileStorage implements Storage {
   readonly readOnly: boolean;
   /** Below zero once closed: the number may belong to another file then, and nothing may reach that. */
   protected fd: number;
+  readonly #path: string;
+  #lock: FileLock | undefined;
   #size: number;
   #open = true;
 
-  constructor(name: string, fd: number, readOnly: boolean) {
+  constructor(name: string, fd: number, readOnly: boolean, path: string) {
     this.name = name;
+    this.#path = path;
     this.fd = fd;
     this.readOnly = readOnly;
     this.#size = fs.fstatSync(fd).size;
@@ -110,9 +114,17 @@ export class FileStorage implements Storage {
     return { data: true, length: Math.min(length, Math.max(1, native.seekHole(this.fd, offset) - offset)) };
   }
 
+  lock(mode: LockMode): void {
+    this.#assertOpen();
+    if (mode === 'none' && this.#lock === undefined) return;
+    this.#lock ??= new FileLock(this.name, this.fd, this.#path);
+    this.#lock.change(mode);
+  }
+
   close(): void {
     if (!this.#open) return;
     this.#open = false;
+    this.#lock?.release();
     const { fd } = this;
     this.fd = -1;
     try {

@@ -1,6 +1,7 @@
 import { posix } from 'node:path';
 import { CowlabError } from './errors.ts';
-import type { Storage, StorageFolder, StorageOpenOptions, StorageStatus } from './storage.ts';
+import { lockedBy } from './file-lock.ts';
+import type { LockMode, Storage, StorageFolder, StorageOpenOptions, StorageStatus } from './storage.ts';
 
 /** Bytes of one page; pages that were never written take no memory, so that a sparse terabyte fits. */
 const PAGE_BYTES = 64 * 1024;
@@ -9,6 +10,7 @@ const PAGE_BYTES = 64 * 1024;
 class MemoryFile {
   size: number = 0;
   readonly pages: Map<number, Uint8Array> = new Map();
+  readonly locks: Map<Storage, 'shared' | 'exclusive'> = new Map();
 }
 
 /** A storage in memory, sparse by pages of 64 KiB. */
@@ -80,8 +82,20 @@ export class MemoryStorage implements Storage {
     return { data, length: Math.min(length, end - offset) };
   }
 
+  lock(mode: LockMode): void {
+    this.#assertOpen();
+    const { locks } = this.#file;
+    for (const [other, held] of locks) {
+      if (other === this || mode === 'none' || (mode === 'shared' && held === 'shared')) continue;
+      throw lockedBy(this.name, { wants: mode, writes: held === 'exclusive', pid: process.pid });
+    }
+    if (mode === 'none') locks.delete(this);
+    else locks.set(this, mode);
+  }
+
   close(): void {
     this.#open = false;
+    this.#file.locks.delete(this);
   }
 
   #clear(offset: number, length: number): void {
@@ -138,7 +152,9 @@ export class MemoryFolder implements StorageFolder {
   readonly #files = new Map<string, MemoryFile>();
 
   async open(name: string, options: StorageOpenOptions): Promise<Storage> {
-    return new MemoryStorage(name, this.#get(name), options.readOnly);
+    const storage = new MemoryStorage(name, this.#get(name), options.readOnly);
+    storage.lock(options.lock ?? 'none');
+    return storage;
   }
 
   async create(name: string): Promise<Storage> {

@@ -8,7 +8,7 @@ import type { FileIo } from './file-storage.ts';
 import { BackingGate, type GatePolicy } from './gate.ts';
 import { checkOptions } from './options.ts';
 import { raw } from './raw.ts';
-import type { StorageFolder } from './storage.ts';
+import type { LockMode, StorageFolder } from './storage.ts';
 
 /** A file by its path, or by its name in a folder of any kind. */
 export type ImageLocation = string | { readonly folder: StorageFolder; readonly file: string };
@@ -26,6 +26,8 @@ export interface OpenDiskOptions extends Formats {
   /** The driver's name; without one the format is probed from the file's first bytes. */
   readonly format?: string;
   readonly readOnly?: boolean;
+  /** Takes no lock and respects none, for a disk that is opened read-only: what is read may be half changed. */
+  readonly forceShare?: boolean;
   /**
    * A read that asks the backing makes the allocation units it touches the image's own, as `Disk.populate` does. When
    * that fails the read does not: the bytes come from the backing, and `stats` counts a `failedCopies`.
@@ -103,6 +105,9 @@ interface OpenRequest {
   readonly gate: BackingGate;
   readonly format: string | undefined;
   readonly readOnly: boolean;
+  readonly lock: LockMode;
+  /** As QEMU has it: who writes an image does not allow what is under it to change, and others may read that. */
+  readonly lockBelow: LockMode;
   readonly copyOnRead: boolean;
   readonly options: OptionValues;
   /** For a backing: the driver of the image above, whose options these are. */
@@ -120,6 +125,7 @@ async function openImage(request: OpenRequest): Promise<Disk> {
   const options = request.above === undefined || request.above === driver ? request.options : {};
   const context: OpenContext = {
     readOnly,
+    lock: request.lock,
     options: checkOptions(driver.openOptions, options),
     openBacking: (reference, field) =>
       openBacking({ ...request, options, above: driver }, gate, reference, field),
@@ -141,6 +147,8 @@ async function openBacking(
     gate,
     format: reference.format,
     readOnly: true,
+    // A snapshot does not change, whoever writes its image.
+    lock: reference.snapshot === undefined ? above.lockBelow : 'none',
     copyOnRead: false,
   });
   if (reference.snapshot === undefined) return disk;
@@ -151,9 +159,20 @@ function withRaw(drivers: readonly BlockDriver[] = []): readonly BlockDriver[] {
   return drivers.some(({ name }) => name === raw.name) ? drivers : [...drivers, raw];
 }
 
+/** The one place that decides on locks: one writer, or any number of readers. */
+function lockFor(file: string, { readOnly, forceShare }: OpenDiskOptions): LockMode {
+  if (forceShare !== true) return readOnly === true ? 'shared' : 'exclusive';
+  if (readOnly === true) return 'none';
+  const problem = 'only for a disk that is opened read-only';
+  throw new CowlabError('ERR_INVALID_OPTION', `${file}: forceShare: ${problem}`, {
+    file,
+    field: 'forceShare',
+  });
+}
+
 /**
  * Opens an image of any of the given formats. Rejects with `ERR_NOT_FOUND`, `ERR_UNKNOWN_FORMAT`, `ERR_CORRUPT`,
- * `ERR_UNSUPPORTED`, `ERR_BACKING_…`, `ERR_INVALID_OPTION`; nothing was modified then.
+ * `ERR_UNSUPPORTED`, `ERR_LOCKED`, `ERR_BACKING_…`, `ERR_INVALID_OPTION`; nothing was modified then.
  */
 export async function openDisk(location: ImageLocation, options: OpenDiskOptions = {}): Promise<Disk> {
   const { folder, file } = locate(location, options.io);
@@ -164,6 +183,8 @@ export async function openDisk(location: ImageLocation, options: OpenDiskOptions
     gate: new BackingGate(folder, options.gate),
     format: options.format,
     readOnly: options.readOnly ?? false,
+    lock: lockFor(file, options),
+    lockBelow: options.forceShare === true ? 'none' : 'shared',
     copyOnRead: options.copyOnRead ?? false,
     options: options.options ?? {},
   });
@@ -189,6 +210,8 @@ async function lookUp(
     {
       drivers,
       readOnly: true,
+      // Only its size is asked for: an overlay can be made over an image that somebody writes, as with QEMU.
+      forceShare: true,
       ...(options.gate && { gate: options.gate }),
       ...(backing.format && { format: backing.format }),
     },

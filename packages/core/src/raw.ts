@@ -130,7 +130,7 @@ export const raw: BlockDriver = {
         field: 'backing file',
       });
     }
-    const storage = await folder.open(file, { readOnly: false });
+    const storage = await folder.open(file, { readOnly: false, lock: 'exclusive' });
     try {
       await storage.truncate(request.size);
       await storage.flush();
@@ -140,6 +140,6 @@ export const raw: BlockDriver = {
   },
 
   async open(folder: StorageFolder, file: string, context: OpenContext): Promise<DriverImage> {
-    return new RawImage(await folder.open(file, { readOnly: context.readOnly }));
+    return new RawImage(await folder.open(file, { readOnly: context.readOnly, lock: context.lock }));
   },
 };

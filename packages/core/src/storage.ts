@@ -14,6 +14,12 @@ export interface StorageStatus {
 }
 
 /**
+ * Who else may have the file open. `exclusive`: nobody else holds a lock on it (who writes); `shared`: others may hold
+ * shared ones (who reads, and does not want it to change); `none`: anybody may do anything.
+ */
+export type LockMode = 'none' | 'shared' | 'exclusive';
+
+/**
  * Host bytes that an image lives in. Offsets and lengths are bytes, whole numbers up to 2^53 - 1.
  *
  * Every method may throw (or reject with) a CowlabError: `ERR_IO`, `ERR_NO_SPACE`, `ERR_CLOSED`,
@@ -38,6 +44,12 @@ export interface Storage {
   truncate(length: number): Awaitable<void>;
   /** Whether `offset` lies in a hole, and for how long the answer holds. `{ data: true }` when unknown. */
   status(offset: number, length: number): Awaitable<StorageStatus>;
+  /**
+   * Takes a lock on the file, or changes the one this storage has; `ERR_LOCKED` when it meets one that another storage
+   * holds, here or in another process, and then the old one stays. It belongs to the file, whatever names that has,
+   * and is gone when the storage is closed or the process ends.
+   */
+  lock(mode: LockMode): Awaitable<void>;
   /** Idempotent. Does not flush. */
   close(): Awaitable<void>;
 }
@@ -55,6 +67,8 @@ export async function allocatedBytes(storage: Storage): Promise<number> {
 
 export interface StorageOpenOptions {
   readonly readOnly: boolean;
+  /** `none` by default; see {@link Storage.lock}. */
+  readonly lock?: LockMode;
 }
 
 /**
@@ -63,7 +77,7 @@ export interface StorageOpenOptions {
  * backing gate does, before it opens anything that an image names.
  */
 export interface StorageFolder {
-  /** Rejects with `ERR_NOT_FOUND` when there is no such file. */
+  /** Rejects with `ERR_NOT_FOUND` when there is no such file, `ERR_LOCKED` when the lock is not to be had. */
   open(name: string, options: StorageOpenOptions): Promise<Storage>;
   /** Makes an empty file. Rejects with `ERR_EXISTS` when the name is taken. */
   create(name: string): Promise<Storage>;

@@ -74,7 +74,7 @@ describe.skipIf(!onLinux)('with native calls', () => {
 
 describe.skipIf(!onLinux)('no space', () => {
   it('on a full device is ERR_NO_SPACE, with the system error as its cause', async () => {
-    const storage = new FileStorage('disk.img', fs.openSync('/dev/full', 'r+'), false);
+    const storage = new FileStorage('disk.img', fs.openSync('/dev/full', 'r+'), false, '/dev/full');
     expect(await caught(() => storage.write(0, Uint8Array.of(1)))).toMatchObject({
       name: 'CowlabError',
       code: 'ERR_NO_SPACE',

@@ -1,5 +1,11 @@
 import { setImmediate as nextTurn } from 'node:timers/promises';
-import { type Awaitable, MemoryStorage, type Storage, type StorageStatus } from '../src/index.ts';
+import {
+  type Awaitable,
+  type LockMode,
+  MemoryStorage,
+  type Storage,
+  type StorageStatus,
+} from '../src/index.ts';
 
 type Call = 'read' | 'write' | 'zero' | 'flush';
 
@@ -67,6 +73,10 @@ export class HeldStorage implements Storage {
 
   status(offset: number, length: number): StorageStatus {
     return this.inner.status(offset, length);
+  }
+
+  lock(mode: LockMode): void {
+    this.inner.lock(mode);
   }
 
   close(): void {

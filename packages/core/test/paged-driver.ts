@@ -184,14 +184,14 @@ export const paged: BlockDriver = {
   },
 
   async create(folder, file, { backing, options }): Promise<void> {
-    const storage = await folder.open(file, { readOnly: false });
+    const storage = await folder.open(file, { readOnly: false, lock: 'exclusive' });
     await storage.write(0, new TextEncoder().encode(MAGIC + (backing?.file ?? '')));
     await storage.close();
     if (options.fail === true) throw new Error('the disk fell off the table');
   },
 
   async open(folder: StorageFolder, file: string, context: OpenContext): Promise<DriverImage> {
-    const storage = await folder.open(file, { readOnly: context.readOnly });
+    const storage = await folder.open(file, { readOnly: context.readOnly, lock: context.lock });
     try {
       const name = await backingName(storage);
       const reference: BackingReference = { file: name };

@@ -1,7 +1,7 @@
 import path from 'node:path';
 import * as fc from 'fast-check';
 import { afterEach, describe, expect, it, vi } from 'vitest';
-import { FileFolder, MemoryFolder, type Storage, type StorageFolder } from '../src/index.ts';
+import { FileFolder, type LockMode, MemoryFolder, type Storage, type StorageFolder } from '../src/index.ts';
 import { scratchFolder } from './scratch.ts';
 
 /*
@@ -245,5 +245,65 @@ describe.each(kinds)('a folder of $kind', ({ make }) => {
     await created(folder, 'one');
     expect(await folder.identify('one')).toBe(await folder.identify('./one'));
     expect(await folder.identify('one')).not.toBe(await folder.identify('two'));
+  });
+});
+
+async function opening(folder: StorageFolder, name: string, lock: LockMode): Promise<Storage> {
+  const storage = await folder.open(name, { readOnly: lock !== 'exclusive', lock });
+  opened.push(storage);
+  return storage;
+}
+
+describe.each(kinds)('locks of $kind', ({ make }) => {
+  it.each([
+    ['exclusive', 'exclusive', 'ERR_LOCKED'],
+    ['exclusive', 'shared', 'ERR_LOCKED'],
+    ['exclusive', 'none', 'no error'],
+    ['shared', 'exclusive', 'ERR_LOCKED'],
+    ['shared', 'shared', 'no error'],
+    ['none', 'exclusive', 'no error'],
+  ] as const)('beside %s, %s is: %s', async (held, wanted, result) => {
+    const folder = await make();
+    await created(folder);
+    await opening(folder, 'image', held);
+    expect(await codeOf(() => opening(folder, 'image', wanted))).toBe(result);
+    for (const storage of opened.splice(0)) await storage.close();
+    expect(await codeOf(() => opening(folder, 'image', wanted))).toBe('no error');
+  });
+
+  it('can be changed, and one that cannot be had leaves the old one', async () => {
+    const folder = await make();
+    await created(folder);
+    const first = await opening(folder, 'image', 'exclusive');
+    await first.lock('shared');
+    const second = await opening(folder, 'image', 'shared');
+    expect(await codeOf(() => first.lock('exclusive'))).toBe('ERR_LOCKED');
+    await second.lock('none');
+    expect(await codeOf(() => second.lock('exclusive'))).toBe('ERR_LOCKED');
+    await first.lock('exclusive');
+    expect(await codeOf(() => second.lock('shared'))).toBe('ERR_LOCKED');
+    await first.lock('none');
+    await second.lock('exclusive');
+  });
+
+  it('belong to the file, whatever names it has', async () => {
+    const folder = await make();
+    await created(folder, 'front');
+    const front = await opening(folder, 'front', 'exclusive');
+    await folder.link('front', 'kept');
+    const next = await created(folder, 'next');
+    await next.lock('exclusive');
+    await folder.rename('next', 'front');
+    await front.lock('shared');
+    expect(await codeOf(() => opening(folder, 'front', 'shared'))).toBe('ERR_LOCKED');
+    expect(await codeOf(() => opening(folder, 'kept', 'exclusive'))).toBe('ERR_LOCKED');
+    expect(await codeOf(() => opening(folder, 'kept', 'shared'))).toBe('no error');
+    expect(await folder.list()).toEqual(['front', 'kept']);
+  });
+
+  it('are refused on a storage that is closed', async () => {
+    const storage = await created(await make());
+    await storage.close();
+    expect(await codeOf(() => storage.lock('shared'))).toBe('ERR_CLOSED');
   });
 });

@@ -294,7 +294,7 @@ export const fvd: BlockDriver = {
   async create(folder: StorageFolder, file: string, request: CreateRequest): Promise<void> {
     assertOptions(request);
     const [superblock, state] = firstState(request);
-    const storage = await folder.open(file, { readOnly: false });
+    const storage = await folder.open(file, { readOnly: false, lock: 'exclusive' });
     try {
       await storage.truncate(superblock.hostChunks * superblock.chunkBytes);
       const { offset } = superblock.root;
@@ -312,7 +312,7 @@ export const fvd: BlockDriver = {
   },
 
   async open(folder: StorageFolder, file: string, context: OpenContext): Promise<DriverImage> {
-    const storage = await folder.open(file, { readOnly: context.readOnly });
+    const storage = await folder.open(file, { readOnly: context.readOnly, lock: context.lock });
     try {
       return await openImage(storage, context);
     } catch (error) {

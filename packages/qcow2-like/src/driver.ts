@@ -255,7 +255,7 @@ export const qcow2: BlockDriver = {
     if (preallocates && request.backing !== undefined) {
       throw invalidOption('preallocation', 'metadata', 'possible with a backing file, which it would hide');
     }
-    const storage = await folder.open(file, { readOnly: false });
+    const storage = await folder.open(file, { readOnly: false, lock: 'exclusive' });
     let image: DriverImage | undefined;
     try {
       await writeEmpty(storage, newHeader(request));
@@ -279,7 +279,7 @@ export const qcow2: BlockDriver = {
   },
 
   async open(folder: StorageFolder, file: string, context: OpenContext): Promise<DriverImage> {
-    const storage = await folder.open(file, { readOnly: context.readOnly });
+    const storage = await folder.open(file, { readOnly: context.readOnly, lock: context.lock });
     try {
       return await openStorage(storage, context);
     } catch (error) {

@@ -1,5 +1,5 @@
 import path from 'node:path';
-import { type Backing, CowlabError, corrupt, Disk, isCowlabError } from '@cowlab/core';
+import { type Backing, CowlabError, corrupt, Disk, isCowlabError, type LockMode } from '@cowlab/core';
 import { SparseExtent } from './extent.ts';
 import { Link, type Surroundings, VmdkImage } from './image.ts';
 
@@ -56,10 +56,16 @@ async function openParent(surroundings: Surroundings, extent: SparseExtent): Pro
   return new Link(backing);
 }
 
+/** The lock for files under the disk's own: as core takes it for a backing. */
+export function belowLock({ context }: Surroundings): LockMode {
+  return context.lock === 'none' ? 'none' : 'shared';
+}
+
 /** Opens a file and everything below it. Rejects with `ERR_BACKING_…` too; nothing stays open then. */
 export async function openImage(surroundings: Surroundings, file: string): Promise<VmdkImage> {
   const { folder, context, cacheBytes } = surroundings;
-  const extent = await SparseExtent.open(folder, file, { readOnly: context.readOnly, cacheBytes });
+  const { readOnly, lock } = context;
+  const extent = await SparseExtent.open(folder, file, { readOnly, lock, cacheBytes });
   try {
     return new VmdkImage(surroundings, extent, await openParent(surroundings, extent));
   } catch (error) {
@@ -120,7 +126,11 @@ export async function openBelow(
         );
       }
       try {
-        extent = await SparseExtent.open(folder, file, { readOnly: true, cacheBytes });
+        extent = await SparseExtent.open(folder, file, {
+          readOnly: true,
+          lock: belowLock(surroundings),
+          cacheBytes,
+        });
       } catch (error) {
         throw missing(extent.file, hint, error);
       }

@@ -85,6 +85,7 @@ async function parentOf(
   }
   const parent = await SparseExtent.open(folder, sibling(file, backing.file), {
     readOnly: true,
+    lock: 'none',
     cacheBytes: 0,
   });
   const { cid } = parent;
@@ -140,7 +141,7 @@ export const vmdk: BlockDriver = {
     const grainBytes = grainBytesOf(values.grain_size ?? DEFAULT_GRAIN_BYTES);
     const parent = await parentOf(folder, file, request);
     await assertNoSnapshots(folder, file);
-    const storage = await folder.open(file, { readOnly: false });
+    const storage = await folder.open(file, { readOnly: false, lock: 'exclusive' });
     try {
       const fields = {
         size: request.size,

@@ -1,4 +1,11 @@
-import { type Awaitable, corrupt, type Storage, type StorageFolder, unsupported } from '@cowlab/core';
+import {
+  type Awaitable,
+  corrupt,
+  type LockMode,
+  type Storage,
+  type StorageFolder,
+  unsupported,
+} from '@cowlab/core';
 import { GrainAllocator } from './allocator.ts';
 import { Descriptor, NO_PARENT, newCid } from './descriptor.ts';
 import {
@@ -25,6 +32,7 @@ import { GrainTables } from './tables.ts';
 
 export interface ExtentOptions {
   readonly readOnly: boolean;
+  readonly lock: LockMode;
   /** Bytes of grain tables to keep in memory. */
   readonly cacheBytes: number;
 }
@@ -69,7 +77,7 @@ export class SparseExtent {
 
   /** Opens and validates a file. Throws `ERR_NOT_FOUND`, `ERR_CORRUPT`, `ERR_UNSUPPORTED`; modifies nothing. */
   static async open(folder: StorageFolder, file: string, options: ExtentOptions): Promise<SparseExtent> {
-    const storage = await folder.open(file, { readOnly: options.readOnly });
+    const storage = await folder.open(file, { readOnly: options.readOnly, lock: options.lock });
     try {
       return await SparseExtent.#read(file, storage, options);
     } catch (error) {
@@ -242,7 +250,11 @@ export class SparseExtent {
     this.#descriptor = next;
   }
 
-  static async #read(file: string, storage: Storage, options: ExtentOptions): Promise<SparseExtent> {
+  static async #read(
+    file: string,
+    storage: Storage,
+    options: Omit<ExtentOptions, 'lock'>,
+  ): Promise<SparseExtent> {
     const header = await readHeader(file, storage, options.readOnly);
     const descriptor = await readDescriptor(file, storage, header);
     const directory = await readDirectory(file, storage, header, header.directoryOffset, 'grain directory');

@@ -8,7 +8,7 @@ import {
   type Storage,
   unsupported,
 } from '@cowlab/core';
-import { childrenOf, linkOf, linksBelow, openBelow, sibling } from './chain.ts';
+import { belowLock, childrenOf, linkOf, linksBelow, openBelow, sibling } from './chain.ts';
 import { diffChains } from './diff.ts';
 import { SparseExtent } from './extent.ts';
 import { type Link, VmdkImage, type VmdkSnapshotOperations } from './image.ts';
@@ -43,6 +43,9 @@ import {
  *   apply    prepare vmsd → write an empty child of the snapshot's file into disk.vmdk.new, flush → flush the folder
  *            → rename it over disk.vmdk → flush the folder → publish vmsd. The first rename is the moment.
  *   rename   prepare and publish vmsd.
+ *
+ * The lock of the disk is on the file that has its name: the child is locked before the rename; after it, the file
+ * that became a snapshot's keeps a reader's lock, as everything under the disk.
  *
  * Which snapshot the disk stands on is told by its descriptor, not by `snapshot.current`, which may be one crash
  * behind. Files that a crash has left unlisted are found by walking down from the listed ones.
@@ -207,8 +210,10 @@ export class VmdkSnapshots implements VmdkSnapshotOperations {
   }
 
   #openExtent(file: string, readOnly = true): Promise<SparseExtent> {
-    const { cacheBytes } = this.#image.surroundings;
-    return SparseExtent.open(this.#folder, file, { readOnly, cacheBytes });
+    const { surroundings } = this.#image;
+    // The disk's own file is locked already; a merge changes no content, so it stands readers of a snapshot's.
+    const lock = file === this.#image.file ? 'none' : belowLock(surroundings);
+    return SparseExtent.open(this.#folder, file, { readOnly, lock, cacheBytes: surroundings.cacheBytes });
   }
 
   #openBelow(extent: SparseExtent, directory: SnapshotDirectory): Promise<Link | undefined> {
@@ -329,6 +334,7 @@ export class VmdkSnapshots implements VmdkSnapshotOperations {
     }
     front.freeze(file);
     image.replace(child, linkOf(image.surroundings, front, image.link));
+    await front.storage.lock(belowLock(image.surroundings));
     return { entry, publish };
   }
 
@@ -378,6 +384,8 @@ export class VmdkSnapshots implements VmdkSnapshotOperations {
       parent: { hint, cid: parent.cid },
     };
     try {
+      // The disk's lock goes along before the disk's name does.
+      await storage.lock(surroundings.context.lock);
       return await SparseExtent.create(temporary, storage, fields, surroundings.cacheBytes);
     } catch (error) {
       await storage.close();

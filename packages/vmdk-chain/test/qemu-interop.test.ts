@@ -44,7 +44,8 @@ async function bytesOf(disk: Disk): Promise<Buffer> {
 
 /** What QEMU reads from a file, as raw bytes. */
 async function qemuBytes(file: string): Promise<Buffer> {
-  await qemuImg('convert', '-f', 'vmdk', '-O', 'raw', file, 'converted.raw');
+  // -U: our disk may be open, and is flushed.
+  await qemuImg('convert', '-U', '-f', 'vmdk', '-O', 'raw', file, 'converted.raw');
   return readFile(inFolder('converted.raw'));
 }
 

@@ -3,7 +3,14 @@ import { type Command, Option } from 'commander';
 import { withImage } from '../images.ts';
 import { checkJson } from '../json.ts';
 import type { Output } from '../output.ts';
-import { type JsonOptions, type Session, type SourceOptions, withJson, withSource } from '../session.ts';
+import {
+  type JsonOptions,
+  type Session,
+  type SourceOptions,
+  withForceShare,
+  withJson,
+  withSource,
+} from '../session.ts';
 import { formatSize } from '../sizes.ts';
 
 interface CheckVerbOptions extends SourceOptions, JsonOptions {
@@ -23,7 +30,7 @@ export function addCheck(program: Command, session: Session): void {
     .addOption(new Option('-r, --repair <what>', 'repair what can be repaired').choices(['leaks', 'all']))
     .option('-p, --progress', 'show progress on stderr')
     .option('-q, --quiet', 'say nothing, only end with the status');
-  withJson(withSource(command)).action((file: string, options: CheckVerbOptions) =>
+  withJson(withForceShare(withSource(command))).action((file: string, options: CheckVerbOptions) =>
     check(session, file, options),
   );
 }

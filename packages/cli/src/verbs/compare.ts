@@ -2,7 +2,7 @@ import type { Disk } from '@cowlab/core';
 import type { Command } from 'commander';
 import { formatNames } from '../formats.ts';
 import { withImage } from '../images.ts';
-import { type Session, type SourceOptions, withAllow } from '../session.ts';
+import { type Session, type SourceOptions, withAllow, withForceShare } from '../session.ts';
 import { firstDifference } from '../transfer.ts';
 
 interface CompareOptions extends SourceOptions {
@@ -25,12 +25,16 @@ export function addCompare(program: Command, session: Session): void {
     .option('-s, --strict', 'disks of different sizes differ, even where one ends in zeros')
     .option('-p, --progress', 'show progress on stderr')
     .option('-q, --quiet', 'say nothing, only end with the status');
-  withAllow(command).action(async (first: string, second: string, options: CompareOptions) => {
-    const { allow, format, secondFormat } = options;
-    await withImage(first, { allow, format }, (a) =>
-      withImage(second, { allow, format: secondFormat }, (b) => compare(session, a, b, options)),
-    );
-  });
+  withForceShare(withAllow(command)).action(
+    async (first: string, second: string, options: CompareOptions) => {
+      const { allow, format, secondFormat, forceShare } = options;
+      await withImage(first, { allow, format, forceShare }, (a) =>
+        withImage(second, { allow, forceShare, format: secondFormat }, (b) =>
+          compare(session, a, b, options),
+        ),
+      );
+    },
+  );
 }
 
 async function compare(session: Session, a: Disk, b: Disk, options: CompareOptions): Promise<void> {

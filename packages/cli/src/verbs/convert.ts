@@ -15,7 +15,7 @@ import { closing, inPlaceOf, openImage } from '../images.ts';
 import { writeIncrement } from '../increment.ts';
 import { interruptible } from '../interrupt.ts';
 import type { Output } from '../output.ts';
-import { type Session, type SourceOptions, withSource } from '../session.ts';
+import { type Session, type SourceOptions, withForceShare, withSource } from '../session.ts';
 import { copyDisk } from '../transfer.ts';
 
 interface ConvertOptions extends SourceOptions {
@@ -50,7 +50,7 @@ export function addConvert(program: Command, { output }: Session): void {
     )
     .option('-n, --no-create', 'write into a target that exists')
     .option('--unchecked', 'with -n: do not compare first what has not changed with the target');
-  withSource(command).action((source: string, target: string, options: ConvertOptions) =>
+  withForceShare(withSource(command)).action((source: string, target: string, options: ConvertOptions) =>
     options.create && options.from === undefined && !options.unchecked
       ? convert(output, source, target, options)
       : increment(output, source, target, options),

@@ -3,7 +3,14 @@ import type { Command } from 'commander';
 import { withImage } from '../images.ts';
 import type { DiffEntryJson } from '../json.ts';
 import { hex, printExtents } from '../listing.ts';
-import { type JsonOptions, type Session, type SourceOptions, withJson, withSource } from '../session.ts';
+import {
+  type JsonOptions,
+  type Session,
+  type SourceOptions,
+  withForceShare,
+  withJson,
+  withSource,
+} from '../session.ts';
 
 interface DiffOptions extends SourceOptions, JsonOptions {
   readonly from: string;
@@ -19,7 +26,7 @@ export function addDiff(program: Command, { output }: Session): void {
     .argument('<file>', 'the image')
     .requiredOption('--from <name>', 'the snapshot to start from')
     .option('--to <name>', 'the snapshot to compare it with, instead of the present state');
-  withJson(withSource(command)).action(async (file: string, options: DiffOptions) => {
+  withJson(withForceShare(withSource(command))).action(async (file: string, options: DiffOptions) => {
     await withImage(file, options, async (disk) => {
       const entries = entriesOf(disk.snapshots.diff(options.from, options.to));
       await printExtents(output, entries, options, {

@@ -3,20 +3,29 @@ import type { Command } from 'commander';
 import { withImage } from '../images.ts';
 import { infoJson } from '../json.ts';
 import type { Output } from '../output.ts';
-import { type JsonOptions, type Session, type SourceOptions, withJson, withSource } from '../session.ts';
+import {
+  type JsonOptions,
+  type Session,
+  type SourceOptions,
+  withForceShare,
+  withJson,
+  withSource,
+} from '../session.ts';
 import { formatSize } from '../sizes.ts';
 import { printSnapshots } from '../snapshot-table.ts';
 
 export function addInfo(program: Command, { output }: Session): void {
   const command = program.command('info').description('say what an image is').argument('<file>', 'the image');
-  withJson(withSource(command)).action(async (file: string, options: SourceOptions & JsonOptions) => {
-    await withImage(file, options, async (disk) => {
-      const info = await disk.info();
-      const snapshots = await disk.snapshots.list();
-      if (options.json) output.json(infoJson(file, info, snapshots));
-      else print(output, file, info, snapshots);
-    });
-  });
+  withJson(withForceShare(withSource(command))).action(
+    async (file: string, options: SourceOptions & JsonOptions) => {
+      await withImage(file, options, async (disk) => {
+        const info = await disk.info();
+        const snapshots = await disk.snapshots.list();
+        if (options.json) output.json(infoJson(file, info, snapshots));
+        else print(output, file, info, snapshots);
+      });
+    },
+  );
 }
 
 function print(output: Output, file: string, info: ImageInfo, snapshots: readonly SnapshotInfo[]): void {

@@ -3,7 +3,14 @@ import type { Command } from 'commander';
 import { withImage } from '../images.ts';
 import type { MapEntryJson } from '../json.ts';
 import { hex, printExtents } from '../listing.ts';
-import { type JsonOptions, type Session, type SourceOptions, withJson, withSource } from '../session.ts';
+import {
+  type JsonOptions,
+  type Session,
+  type SourceOptions,
+  withForceShare,
+  withJson,
+  withSource,
+} from '../session.ts';
 
 const TITLES = ['Offset', 'Length', 'Mapped to', 'Depth', 'Kind', 'File'];
 
@@ -12,11 +19,13 @@ export function addMap(program: Command, { output }: Session): void {
     .command('map')
     .description('say where every part of a disk is kept, through its chain of backing files')
     .argument('<file>', 'the image');
-  withJson(withSource(command)).action(async (file: string, options: SourceOptions & JsonOptions) => {
-    await withImage(file, options, async (disk) => {
-      await printExtents(output, mapEntries(disk), options, { titles: TITLES, cellsOf });
-    });
-  });
+  withJson(withForceShare(withSource(command))).action(
+    async (file: string, options: SourceOptions & JsonOptions) => {
+      await withImage(file, options, async (disk) => {
+        await printExtents(output, mapEntries(disk), options, { titles: TITLES, cellsOf });
+      });
+    },
+  );
 }
 
 /** Every extent of the disk; data is split where it is not in one piece on the host. */

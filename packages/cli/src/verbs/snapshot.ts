@@ -3,7 +3,14 @@ import type { Command } from 'commander';
 import { invalidUse } from '../errors.ts';
 import { withImage } from '../images.ts';
 import { snapshotJson } from '../json.ts';
-import { type JsonOptions, type Session, type SourceOptions, withJson, withSource } from '../session.ts';
+import {
+  type JsonOptions,
+  type Session,
+  type SourceOptions,
+  withForceShare,
+  withJson,
+  withSource,
+} from '../session.ts';
 import { printSnapshots } from '../snapshot-table.ts';
 
 interface SnapshotOptions extends SourceOptions, JsonOptions {
@@ -26,7 +33,7 @@ export function addSnapshot(program: Command, { output }: Session): void {
     .option('-d, --delete <name>', 'delete a snapshot; no other state changes')
     .option('-r, --rename <name>', 'give a snapshot the name that --as says; nothing else of it changes')
     .option('--as <name>', 'with -r: the new name');
-  withJson(withSource(command)).action(async (file: string, options: SnapshotOptions) => {
+  withJson(withForceShare(withSource(command))).action(async (file: string, options: SnapshotOptions) => {
     const change = changeOf(options);
     if (change !== undefined && options.json) throw invalidUse('--json', 'goes with -l');
     await withImage(file, { ...options, writable: change !== undefined }, async (disk) => {

@@ -168,6 +168,11 @@ class PageStorage implements Storage {
     return this.file.status(offset, length);
   }
 
+  /** One explorer has one disk open at a time: there is nobody to keep away. */
+  lock(): void {
+    this.#assertOpen();
+  }
+
   close(): void {
     this.#open = false;
   }
