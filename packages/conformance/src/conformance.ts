@@ -49,7 +49,10 @@ export function conformance(subject: ConformanceSubject): void {
       if (scenarios.length === 0) continue;
       describe(group.name, () => {
         for (const scenario of scenarios) {
-          it(scenario.name, () => seeded(seed, () => runScenario(scenario, subject, place, seed)));
+          it(scenario.name, ({ annotate }) => {
+            const note = (text: string): unknown => annotate(text);
+            return seeded(seed, () => runScenario(scenario, subject, place, seed, note));
+          });
         }
       });
     }

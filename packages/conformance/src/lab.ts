@@ -13,6 +13,7 @@ import {
   MemoryFolder,
   openDisk,
   type OptionValues,
+  type Storage,
   type StorageFolder,
 } from '@cowlab/core';
 import { failureOf } from './expect.ts';
@@ -61,6 +62,21 @@ export interface TwinRequest extends ImageRequest {
   readonly initial?: Uint8Array;
 }
 
+/** Holes stay holes. */
+async function copyData(from: Storage, to: Storage): Promise<void> {
+  const size = from.size();
+  for (let at = 0; at < size; ) {
+    const { data, length } = await from.status(at, size - at);
+    if (data) {
+      const bytes = new Uint8Array(length);
+      await from.read(at, bytes);
+      await to.write(at, bytes);
+    }
+    at += length;
+  }
+  await to.truncate(size);
+}
+
 const unitBytesOf = new WeakMap<ConformanceSubject, Promise<number>>();
 
 /** The allocation unit of the subject's images, bytes: asked of one. */
@@ -87,6 +103,8 @@ export class Lab {
   readonly unitBytes: number;
   /** Bytes; a multiple of `unitBytes` and of the driver's `sizeMultiple`. */
   readonly stride: number;
+  /** What scenarios have to say about a run that went well. */
+  readonly notes: string[] = [];
   readonly #disks = new Set<Disk>();
   readonly #twins: Twin[] = [];
   readonly #removeLater: string[] = [];
@@ -221,12 +239,14 @@ export class Lab {
   }
 
   /** The files as they are at this moment, in a folder of their own: what a power loss now would leave. */
-  async copyFolder(): Promise<StorageFolder> {
+  async copyFolder(folder: StorageFolder = this.folder): Promise<MemoryFolder> {
     const copy = new MemoryFolder();
-    for (const [name, bytes] of await this.files()) {
-      const storage = await copy.create(name);
-      await storage.write(0, bytes);
-      await storage.close();
+    for (const name of await folder.list()) {
+      const from = await folder.open(name, { readOnly: true });
+      const to = await copy.create(name);
+      await copyData(from, to);
+      await from.close();
+      await to.close();
     }
     return copy;
   }
@@ -249,6 +269,11 @@ export class Lab {
 
   async closeAll(): Promise<void> {
     for (const disk of this.#disks) await disk.close();
+  }
+
+  /** Something worth knowing about a run that went well. */
+  note(text: string): void {
+    this.notes.push(text);
   }
 
   /** The questions asked after every scenario. */

@@ -49,17 +49,19 @@ export function scenariosFor(group: ScenarioGroup, subject: ConformanceSubject, 
   );
 }
 
-/** Runs one scenario in an empty folder, asks what is always asked, and removes the folder. */
+/** Runs one scenario in an empty folder, asks what is always asked, and removes the folder. `note` gets what it has to say. */
 export async function runScenario(
   scenario: Scenario,
   subject: ConformanceSubject,
   place: Place,
   seed: number,
+  note?: (text: string) => void,
 ): Promise<void> {
   const lab = await Lab.make(subject, place, seed);
   try {
     await scenario.run(lab);
     await lab.finish();
+    if (note !== undefined) for (const text of lab.notes) note(text);
   } finally {
     await lab.dispose();
   }

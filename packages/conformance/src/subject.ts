@@ -9,6 +9,8 @@ export interface ConformanceSubject {
   readonly options?: OptionValues;
   /** Drivers that may open backing files; the driver alone when left out. */
   readonly drivers?: readonly BlockDriver[];
+  /** The driver's own structures have checksums: damage to them must be found, never believed. */
+  readonly checksummed?: boolean;
   /** A foreign program that gives its opinion on the images a run leaves. */
   readonly judge?: JudgeSpec;
 }

@@ -58,11 +58,17 @@ async function readNextId(storage: Storage): Promise<number> {
 }
 
 /** A whole copy under a new name, or nothing under that name. */
-async function copyFile(folder: StorageFolder, from: Storage, to: string): Promise<void> {
+async function copyFile(
+  folder: StorageFolder,
+  from: Storage,
+  to: string,
+  header?: Uint8Array,
+): Promise<void> {
   const temporary = `${to}.part`;
   if (await folder.exists(temporary)) await folder.remove(temporary);
   const bytes = new Uint8Array(from.size());
   await from.read(0, bytes);
+  if (header !== undefined) bytes.set(header);
   const storage = await folder.create(temporary);
   try {
     await storage.write(0, bytes);
@@ -222,12 +228,15 @@ class CopyingImage implements DriverImage {
   async #apply(id: string): Promise<void> {
     const nextId = await readNextId(this.#storage);
     const source = await this.#folder.open(await this.#fileOf(id), { readOnly: true });
-    await copyFile(this.#folder, source, this.#file);
-    await source.close();
-    await this.#storage.close();
-    this.#storage = await this.#folder.open(this.#file, { readOnly: false, lock: 'exclusive' });
-    await this.#storage.write(0, headerOf(nextId), 'header');
-    await this.#storage.flush();
+    try {
+      await copyFile(this.#folder, source, this.#file, headerOf(nextId));
+    } finally {
+      await source.close();
+      // The disk is the file of that name, even when only the last confirmation of it is missing.
+      const storage = await this.#folder.open(this.#file, { readOnly: false, lock: 'exclusive' });
+      await this.#storage.close();
+      this.#storage = storage;
+    }
   }
 }
 

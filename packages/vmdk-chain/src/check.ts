@@ -256,7 +256,8 @@ async function checkFiles(top: VmdkImage, report: Report): Promise<void> {
   try {
     files = await top.snapshots.files();
   } catch (error) {
-    if (!isCowlabError(error)) throw error;
+    // What cannot be read is not known to be wrong.
+    if (!isCowlabError(error) || error.code === 'ERR_IO') throw error;
     report.add('corruption', error.data.file ?? top.file, 'snapshot directory', error.message);
     return;
   }
