@@ -32,5 +32,5 @@ export function subjectsOf(name: string): ConformanceSubject[] {
   const found = variants.find(([driver]) => driver.name === name);
   if (found === undefined) throw new TypeError(`no driver ${name}; there are: ${driverNames.join(', ')}`);
   const [driver, options] = found;
-  return options.map((each) => ({ driver, options: each }));
+  return options.map((each) => ({ driver, options: each, checksummed: driver === fvd }));
 }

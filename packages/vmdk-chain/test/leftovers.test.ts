@@ -1,3 +1,4 @@
+import { FaultFolder } from '@cowlab/conformance';
 import { createDisk, MemoryFolder, openDisk } from '@cowlab/core';
 import { expect, it } from 'vitest';
 import { vmdk } from '../src/index.ts';
@@ -28,4 +29,16 @@ it('a list without snapshots is in nobody’s way', async () => {
   const again = await openDisk(location, { drivers: [vmdk] });
   expect(await again.snapshots.list()).toEqual([]);
   await again.close();
+});
+
+it('check fails when it cannot read the list of snapshots, and does not call it corrupt', async () => {
+  const folder = new FaultFolder(new MemoryFolder());
+  const location = { folder, file: 'disk.vmdk' };
+  await createDisk(location, { driver: vmdk, size: 1024 * 1024 });
+  const disk = await openDisk(location, { drivers: [vmdk] });
+  await disk.snapshots.create('kept');
+  folder.arm({ kind: 'EIO', methods: ['open'], nth: 1 });
+  await expect(disk.check()).rejects.toMatchObject({ code: 'ERR_IO' });
+  expect(await disk.check()).toMatchObject({ corruptions: 0 });
+  await disk.close();
 });

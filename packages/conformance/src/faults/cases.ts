@@ -116,7 +116,7 @@ export async function runCase(
   try {
     if (ending === undefined) {
       const { refused } = await runPoint(lab, workload, stage, fault);
-      return { [label]: 1, 'retry refused': refused };
+      return { [label]: 1, ...(refused > 0 && { 'retry refused': refused }) };
     }
     const { outcome, call } = await runAstray(lab, workload, stage, fault, ending);
     const { purpose, offset, length } = call ?? {};

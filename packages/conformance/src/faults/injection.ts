@@ -131,8 +131,9 @@ export async function runPoint(
 ): Promise<{ readonly fired: number; readonly refused: number }> {
   const { folder, guest, closing } = await runStruck(lab, workload, stage, fault);
   const isWell = closing === undefined && guest.isCertain;
-  const isKnown = isWell && workload.crashed !== true && workload.switches !== true;
-  const allowed = isKnown ? 'clean' : lab.capabilities.afterPowerLoss;
+  // A second failure strikes the tidying up after the first: that may stay undone.
+  const isTidy = fault.second === undefined && workload.crashed !== true && workload.switches !== true;
+  const allowed = isWell && isTidy ? 'clean' : lab.capabilities.afterPowerLoss;
   await verifyAnew(lab, folder.inner, isWell ? [guest.visible] : guest.possible, allowed);
   return { fired: folder.fired, refused: guest.refused };
 }

@@ -26,8 +26,7 @@ function faultScenario(workload: Workload): Scenario {
       const stage = await setStage(lab, workload);
       const counts = new Map<string, number>();
       const count = (came: Readonly<Record<string, number>>): void => {
-        for (const [name, number] of Object.entries(came))
-          if (number > 0) counts.set(name, (counts.get(name) ?? 0) + number);
+        for (const [name, number] of Object.entries(came)) counts.set(name, (counts.get(name) ?? 0) + number);
       };
       for await (const each of casesOf(lab, workload, stage, most))
         count(await runCase(lab, workload, stage, each));
