@@ -232,10 +232,21 @@ class CopyingImage implements DriverImage {
       await copyFile(this.#folder, source, this.#file, headerOf(nextId));
     } finally {
       await source.close();
-      // The disk is the file of that name, even when only the last confirmation of it is missing.
-      const storage = await this.#folder.open(this.#file, { readOnly: false, lock: 'exclusive' });
-      await this.#storage.close();
-      this.#storage = storage;
+      await this.#reopen();
+    }
+  }
+
+  /** The disk is the file of that name, even when only the last confirmation of it is missing. */
+  async #reopen(): Promise<void> {
+    const open = async (): Promise<void> => {
+      this.#storage = await this.#folder.open(this.#file, { readOnly: false, lock: 'exclusive' });
+    };
+    await this.#storage.close();
+    try {
+      await open();
+    } catch (error) {
+      await open();
+      throw error;
     }
   }
 }
