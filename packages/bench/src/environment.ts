@@ -20,7 +20,7 @@ export function describeEnvironment(folder: string, date: Date): Environment {
 }
 
 /** The type of the file system by the longest mount point above the folder; elsewhere than on Linux its magic number. */
-function fileSystemOf(folder: string): string {
+export function fileSystemOf(folder: string): string {
   try {
     const mounts = fs
       .readFileSync('/proc/self/mounts', 'utf8')

@@ -1,6 +1,7 @@
 import fs from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
+import { performance } from 'node:perf_hooks';
 import { CountingFolder, createDisk, type Disk, FileFolder, openDisk, type OptionValues } from '@cowlab/core';
 import { drivers, type Subject } from './formats.ts';
 import { breathe, toCalls } from './measure.ts';
@@ -32,6 +33,8 @@ export interface Session {
   readonly folder: CountingFolder;
   /** What opening it cost. */
   readonly opening: Calls;
+  /** Milliseconds from the first read of a refcount to the end of opening; 0 where none is read. */
+  readonly refcountScanMs: number;
 }
 
 /** A cell while its image is open. */
@@ -52,8 +55,14 @@ export async function openSession(
   options: OptionValues = {},
 ): Promise<Session> {
   const folder = new CountingFolder(new FileFolder(directory));
+  let scanBegan = Number.POSITIVE_INFINITY;
+  folder.onRead = (purpose) => {
+    if (purpose === 'refcount') scanBegan = Math.min(scanBegan, performance.now());
+  };
   const disk = await openDisk({ folder, file: IMAGE_FILE }, { drivers, format: subject.name, options });
-  return { disk, folder, opening: toCalls(folder.reset()) };
+  const refcountScanMs = Math.max(0, performance.now() - scanBegan);
+  folder.onRead = undefined;
+  return { disk, folder, opening: toCalls(folder.reset()), refcountScanMs };
 }
 
 export async function createImage(
@@ -80,19 +89,40 @@ export async function fill(disk: Disk, offset: number, length: number, tick: Tic
   await disk.flush();
 }
 
+/** Where Linux keeps files in memory: they may be longer there than on most disks. */
+const MEMORY_FOLDER = '/dev/shm';
+
 export class Lab {
   readonly root: string;
+  /** A second root, in memory, for what is too long a file for the file system of the first. */
+  #elsewhere: string | undefined;
   readonly #remove: () => void;
 
   constructor() {
     this.root = fs.mkdtempSync(path.join(os.tmpdir(), 'cowlab-bench-'));
     // Also when the process is told to stop in the middle: gigabytes are not left behind.
-    this.#remove = () => fs.rmSync(this.root, { recursive: true, force: true });
+    this.#remove = () => {
+      for (const root of [this.root, this.#elsewhere ?? this.root]) {
+        fs.rmSync(root, { recursive: true, force: true });
+      }
+    };
     process.once('exit', this.#remove);
   }
 
   path(name: string): string {
     return path.join(this.root, name);
+  }
+
+  /** A path below a root whose file system takes files of so many bytes; the first root, where none does. */
+  pathFor(name: string, fileBytes: number): string {
+    if (holdsFiles(this.root, fileBytes)) return this.path(name);
+    try {
+      this.#elsewhere ??= fs.mkdtempSync(path.join(MEMORY_FOLDER, 'cowlab-bench-'));
+    } catch {
+      // No such folder, or not for us.
+      return this.path(name);
+    }
+    return holdsFiles(this.#elsewhere, fileBytes) ? path.join(this.#elsewhere, name) : this.path(name);
   }
 
   discard(directory: string): Promise<void> {
@@ -128,6 +158,21 @@ export class Lab {
     }
     await this.discard(filled);
     return cells;
+  }
+}
+
+/** Whether a file may be so long there. A hole of that length is tried: it takes no room. */
+function holdsFiles(directory: string, bytes: number): boolean {
+  const probe = path.join(directory, 'length-probe');
+  const file = fs.openSync(probe, 'w');
+  try {
+    fs.ftruncateSync(file, bytes);
+    return true;
+  } catch {
+    return false;
+  } finally {
+    fs.closeSync(file);
+    fs.rmSync(probe);
   }
 }
 

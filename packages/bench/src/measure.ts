@@ -67,6 +67,8 @@ export interface TimedOperation {
   readonly budgetMs: number;
   prepare(): Promise<void>;
   run(): Promise<void>;
+  /** After each, untimed. */
+  finish?(): Promise<void>;
 }
 
 export interface Timing {
@@ -92,6 +94,7 @@ export async function timed(name: string, operation: TimedOperation): Promise<Ti
     async: true,
     beforeEach: () => operation.prepare(),
     afterEach: async () => {
+      await operation.finish?.();
       await breathe();
       if (performance.now() - started > operation.budgetMs) enough.abort();
     },

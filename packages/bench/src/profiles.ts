@@ -41,6 +41,14 @@ export interface Profile {
   /** Random reads of one block, and reads of 1 MiB in a row, after the long history and without one. */
   readonly historyReads: number;
   readonly large: readonly LargeProfile[];
+  /** Fresh processes for each of the two states of a large image that are compared, in turns. */
+  readonly largeMemoryRuns: number;
+  /** Snapshots of a large image that nobody writes to, and milliseconds for a format to take them. */
+  readonly idleSnapshots: number;
+  readonly idleBudgetMs: number;
+  /** Bytes of the base that is copied, and how often. */
+  readonly copyBytes: number;
+  readonly copyRounds: number;
 }
 
 export interface LargeProfile {
@@ -82,6 +90,11 @@ export const profiles: Readonly<Record<ProfileName, Profile>> = {
     historyBudgetMs: 1500,
     historyReads: 128,
     large: [{ imageBytes: TIB, snapshots: 100, minSnapshots: 8, buildBudgetMs: 3000, iterations: 3 }],
+    largeMemoryRuns: 1,
+    idleSnapshots: 100,
+    idleBudgetMs: 500,
+    copyBytes: 16 * MIB,
+    copyRounds: 2,
   },
   standard: {
     name: 'standard',
@@ -103,7 +116,12 @@ export const profiles: Readonly<Record<ProfileName, Profile>> = {
     historyWrites: 4,
     historyBudgetMs: 6000,
     historyReads: 512,
-    large: [{ imageBytes: TIB, snapshots: 1000, minSnapshots: 8, buildBudgetMs: 20_000, iterations: 5 }],
+    large: [{ imageBytes: TIB, snapshots: 1000, minSnapshots: 8, buildBudgetMs: 12_000, iterations: 5 }],
+    largeMemoryRuns: 3,
+    idleSnapshots: 1000,
+    idleBudgetMs: 6000,
+    copyBytes: 128 * MIB,
+    copyRounds: 3,
   },
   full: {
     name: 'full',
@@ -111,7 +129,7 @@ export const profiles: Readonly<Record<ProfileName, Profile>> = {
     snapshotCounts: [0, 1, 10, 100, 1000],
     requestBytes: 4 * KIB,
     flushEvery: 64,
-    overwriteRounds: 60,
+    overwriteRounds: 157,
     readRounds: 60,
     readBatch: 512,
     cellBudgetMs: 10_000,
@@ -131,15 +149,7 @@ export const profiles: Readonly<Record<ProfileName, Profile>> = {
         imageBytes: 4 * TIB,
         formats: ['fvd'],
         snapshots: 1000,
-        minSnapshots: 8,
-        buildBudgetMs: 60_000,
-        iterations: 9,
-      },
-      {
-        imageBytes: 8 * TIB,
-        formats: ['fvd'],
-        snapshots: 1000,
-        minSnapshots: 8,
+        minSnapshots: 1000,
         buildBudgetMs: 60_000,
         iterations: 9,
       },
@@ -147,10 +157,15 @@ export const profiles: Readonly<Record<ProfileName, Profile>> = {
         imageBytes: 16 * TIB,
         formats: ['fvd'],
         snapshots: 1000,
-        minSnapshots: 8,
+        minSnapshots: 1000,
         buildBudgetMs: 120_000,
         iterations: 9,
       },
     ],
+    largeMemoryRuns: 9,
+    idleSnapshots: 1000,
+    idleBudgetMs: 20_000,
+    copyBytes: GIB,
+    copyRounds: 3,
   },
 };

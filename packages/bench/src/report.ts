@@ -1,3 +1,4 @@
+import { barCells } from './figures.ts';
 import { median, slowdown } from './measure.ts';
 import { goalTitles } from './rules.ts';
 import type { GoalName, LargeImageRow, OverwriteRow, RequestRow, Results } from './schema.ts';
@@ -31,6 +32,7 @@ export function report(results: Results, bold: Style = (text) => text): string {
     ...others(results, bold),
     '',
     ...goals(results, bold),
+    ...bars(results, bold),
     '',
   ].join('\n');
 }
@@ -114,7 +116,8 @@ function metrics(results: Results): Metric[] {
 
 /** What no column of N fits: a small table for each scenario. */
 function others(results: Results, bold: Style): string[] {
-  const { allocations, histories, largeImages, omissions, profile } = results;
+  const { allocations, baseCopies, growths, histories, idleSnapshots, largeImages, omissions, profile } =
+    results;
   const requestBytes = size(Number(profile.requestBytes));
   return [
     ...table(bold, `Random ${requestBytes} writes into an empty image without snapshots, each`, {
@@ -166,6 +169,37 @@ function others(results: Results, bold: Style): string[] {
         applied(results, row),
       ]),
     }),
+    '',
+    ...table(bold, 'The same with snapshots that nobody wrote between', {
+      head: ['disk', 'snapshots', 'on disk', 'in memory', 'each in'],
+      rows: idleSnapshots.map((row) => [
+        row.format,
+        size(row.imageBytes),
+        String(row.snapshots),
+        size(row.grownBytes),
+        size(row.residentMetadataBytes),
+        duration(row.milliseconds / row.snapshots),
+      ]),
+    }),
+    '',
+    ...table(bold, `A file without a format: ${requestBytes} writes, each`, {
+      head: ['µs', 'of in place', 'flushes'],
+      rows: growths.map(({ pattern, operations, flushes, roundMicros }) => [
+        pattern,
+        number(median(roundMicros)),
+        times(slowdown(roundMicros, growths[0]?.roundMicros ?? []).median),
+        number(flushes / operations),
+      ]),
+    }),
+    '',
+    ...table(bold, 'Doing without a base that is all data', {
+      head: ['a GiB takes', 'release'],
+      rows: baseCopies.map(({ format, method, bytes, milliseconds, releaseMs }) => [
+        `${format} ${method}`,
+        duration(median(milliseconds) * (2 ** 30 / bytes)),
+        releaseMs.length === 0 ? '–' : duration(median(releaseMs)),
+      ]),
+    }),
     ...omissions.map(({ scenario, format, reason }) => `  left out: ${scenario}, ${format}: ${reason}`),
   ];
 }
@@ -198,6 +232,22 @@ function table(bold: Style, title: string, { head, rows }: Table): string[] {
   const line = (label: string, values: readonly string[]): string =>
     `${label.padEnd(LABELS)}${values.map((value) => value.padStart(wide)).join('')}`;
   return [bold(title), line('', head), ...rows.map(([label = '', ...values]) => line(`  ${label}`, values))];
+}
+
+/** Formats that have no bars make no table of them. */
+function bars({ bars: rows }: Results, bold: Style): string[] {
+  if (rows.length === 0) return [];
+  const line = (cells: readonly string[]): string => {
+    const [subject = '', quantity = '', ...numbers] = cells;
+    const [value = '', limit = '', met = ''] = numbers;
+    return `  ${subject.padEnd(37)}${quantity.padEnd(35)}${value.padStart(11)} ${limit.padEnd(18)} ${met}`;
+  };
+  return [
+    '',
+    bold('What FVD was asked for'),
+    line(['', '', 'measured', 'bar', 'met']),
+    ...rows.map((row) => line(barCells(row))),
+  ];
 }
 
 function goals(results: Results, bold: Style): string[] {

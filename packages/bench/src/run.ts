@@ -8,8 +8,12 @@ import { chooseSubjects, type Subject, yardstick } from './formats.ts';
 import { type Cell, Lab } from './lab.ts';
 import { type Profile, type ProfileName, profiles } from './profiles.ts';
 import { judge } from './rules.ts';
+import { judgeBars } from './bars.ts';
 import { measureAllocations } from './scenarios/allocate.ts';
+import { measureBaseCopies } from './scenarios/base-copy.ts';
+import { measureGrowth } from './scenarios/growth.ts';
 import { measureHistories } from './scenarios/history.ts';
+import { measureIdleSnapshots } from './scenarios/idle.ts';
 import { measureLarge } from './scenarios/large.ts';
 import { measureProcessMemory } from './scenarios/memory.ts';
 import { measureOpens } from './scenarios/open.ts';
@@ -45,7 +49,7 @@ export interface BenchOptions {
 export const RESULTS_FILE = 'results.json';
 
 /** Steps after the preparation of the formats. */
-const SCENARIOS = 7;
+const SCENARIOS = 10;
 
 /**
  * Measures the formats on G1–G6. Writes images into a temporary folder (10 GiB in the standard profile), which is
@@ -73,6 +77,7 @@ export async function runBench(options: BenchOptions): Promise<Results> {
       formats,
       durationSeconds: (performance.now() - started) / 1000,
       goals: judge(measured, formats),
+      bars: judgeBars(measured),
       ...measured,
     };
     if (options.out !== undefined) await writeResults(options.out, results);
@@ -91,7 +96,7 @@ export async function keepResults(results: Results): Promise<string> {
 
 type Measured = Omit<
   Results,
-  'schema' | 'version' | 'environment' | 'seed' | 'profile' | 'formats' | 'durationSeconds' | 'goals'
+  'schema' | 'version' | 'environment' | 'seed' | 'profile' | 'formats' | 'durationSeconds' | 'goals' | 'bars'
 >;
 
 async function measureAll(
@@ -130,7 +135,17 @@ async function measureAll(
   for (const { folder } of cells) await lab.discard(folder);
   begin('empty images');
   const allocations = await measureAllocations(lab, all, profile, seed);
+  begin('files that grow');
+  const growths = await measureGrowth(lab, profile, seed);
+  begin('copies of a base');
+  const copies = await measureBaseCopies(lab, subjects, profile);
   const histories = await measureHistories(lab, subjects, profile, seed, begin('a long history'));
+  const idleSnapshots = await measureIdleSnapshots(
+    lab,
+    subjects,
+    profile,
+    begin('many snapshots of nothing'),
+  );
   const large = await measureLarge(lab, subjects, profile, seed, begin('a large image'));
   return {
     ...running,
@@ -138,9 +153,12 @@ async function measureAll(
     processMemory: memory.rows,
     snapshotOperations: [...snapshotOperations, ...large.operations],
     allocations,
+    growths,
+    baseCopies: copies.rows,
     histories,
+    idleSnapshots,
     largeImages: large.images,
-    omissions: [...memory.omissions, ...large.omissions],
+    omissions: [...memory.omissions, ...copies.omissions, ...large.omissions],
   };
 }
 

@@ -7,7 +7,7 @@ import * as v from 'valibot';
  * `version` rises when a field changes its meaning or goes away; new fields may come without that.
  */
 
-export const RESULTS_VERSION = 1;
+export const RESULTS_VERSION = 2;
 
 export interface PurposeCalls {
   reads: number;
@@ -91,28 +91,80 @@ export interface SnapshotRow {
   heldBytes: number;
   samplesMs: number[];
   medianMs: number;
+  /** Of all of the samples together. */
+  calls: Calls;
 }
 
-/** An image of the large scenario: without snapshots, and with those that it has when the stopwatch starts. */
+/** An image of the large scenario: without snapshots, with one, and with as many as it got. */
 export interface LargeImageRow {
   format: string;
   imageBytes: number;
   snapshots: number;
   /** Bytes on the host, all of them metadata. */
   storageBytes: number;
+  /** Of the image's file: the data are holes in it. */
+  fileBytes: number;
+  /** Where it lay: an image whose file would be too long for the folder of the others is made in memory. */
+  fileSystem: string;
+  openSamplesMs: number[];
   openMs: number;
+  /** The median of the time from the first read of a refcount to the end of opening; 0 where none is read. */
+  refcountScanMs: number;
+  /** Of one opening. */
+  opening: Calls;
   residentMetadataBytes: number;
-  /** Resident set of fresh processes that opened it and read once; none where the package is not built. */
+  /** Everything the driver counts. */
+  counters: Record<string, number>;
+  /**
+   * Resident sets of fresh processes that opened it and read once, at N = 0 and at the largest N in turns; none at
+   * N = 1, nor where the package is not built.
+   */
   rssBytes: number[];
 }
 
-/** A snapshot, a few random writes, a snapshot, … */
+/** A large image, fully mapped, of which snapshots are taken while nobody writes to it. */
+export interface IdleSnapshotsRow {
+  format: string;
+  imageBytes: number;
+  snapshots: number;
+  milliseconds: number;
+  /** By which the image has grown on the host. */
+  grownBytes: number;
+  /** Before, and after the image was opened again. */
+  residentBeforeBytes: number;
+  residentMetadataBytes: number;
+}
+
+/** What the file system asks for a file that grows, without any format: the writes of an overwrite pass, in rounds. */
+export interface GrowthRow {
+  /** `in place`: at random offsets of a full file. `appended`: at its end. `recorded`: and a second write and flush. */
+  pattern: 'in place' | 'appended' | 'recorded';
+  operations: number;
+  roundMicros: number[];
+  flushes: number;
+}
+
+/** A base, all data, that is copied into an empty image over it; `raw` is a copy of the file without any format. */
+export interface BaseCopyRow {
+  format: string;
+  method: 'file copy' | 'populate' | 'prefetch';
+  bytes: number;
+  /** A number a round; in every round each format and method takes its turn. */
+  milliseconds: number[];
+  /** Of letting go of the base afterwards; none where the format cannot. */
+  releaseMs: number[];
+}
+
+/** A snapshot, a few random writes, a flush, a snapshot, … */
 export interface HistoryRow {
   format: string;
   snapshots: number;
   writesPerSnapshot: number;
   milliseconds: number;
   calls: Calls;
+  /** Bytes on the host, before and afterwards. */
+  storageBytesBefore: number;
+  storageBytes: number;
   residentMetadataBytes: number;
   /** Reads afterwards, beside the same reads of an image that never had a snapshot; microseconds each, paired rounds. */
   randomReads: PairedReads;
@@ -149,6 +201,21 @@ export interface GoalRow {
   agreement: 'agrees' | 'better' | 'worse';
 }
 
+/** A number that the design asks of FVD, and what was measured. */
+export interface BarRow {
+  /** What was done: `churn`, `first pass, N=1000`. */
+  subject: string;
+  quantity: string;
+  unit: 'bytes' | 'ms' | 'count' | 'ratio';
+  value: number;
+  /** The value must be … the limit. */
+  relation: 'at most' | 'at least';
+  limit: number;
+  /** Where the limit comes from, when it was measured too: `qcow2`. */
+  limitOf: string;
+  met: boolean;
+}
+
 export interface Environment {
   node: string;
   platform: string;
@@ -170,6 +237,7 @@ export interface Results {
   formats: string[];
   durationSeconds: number;
   goals: GoalRow[];
+  bars: BarRow[];
   reads: RequestRow[];
   overwrites: OverwriteRow[];
   allocations: AllocateRow[];
@@ -178,7 +246,10 @@ export interface Results {
   processMemory: ProcessMemoryRow[];
   snapshotOperations: SnapshotRow[];
   largeImages: LargeImageRow[];
+  idleSnapshots: IdleSnapshotsRow[];
   histories: HistoryRow[];
+  growths: GrowthRow[];
+  baseCopies: BaseCopyRow[];
   omissions: Omission[];
 }
 
@@ -245,6 +316,18 @@ export const resultsSchema: v.GenericSchema<unknown, Results> = v.object({
       agreement: v.picklist(['agrees', 'better', 'worse']),
     }),
   ),
+  bars: v.array(
+    v.object({
+      subject: text,
+      quantity: text,
+      unit: v.picklist(['bytes', 'ms', 'count', 'ratio']),
+      value: v.pipe(v.number(), v.finite()),
+      relation: v.picklist(['at most', 'at least']),
+      limit: amount,
+      limitOf: v.string(),
+      met: v.boolean(),
+    }),
+  ),
   reads: v.array(v.object(requests)),
   overwrites: v.array(v.object({ ...requests, pass: v.picklist(['first', 'steady']), flushEvery: count })),
   allocations: v.array(
@@ -276,6 +359,7 @@ export const resultsSchema: v.GenericSchema<unknown, Results> = v.object({
       heldBytes: count,
       samplesMs: v.array(amount),
       medianMs: amount,
+      calls,
     }),
   ),
   largeImages: v.array(
@@ -283,9 +367,25 @@ export const resultsSchema: v.GenericSchema<unknown, Results> = v.object({
       ...cell,
       imageBytes: count,
       storageBytes: count,
+      fileBytes: count,
+      fileSystem: text,
+      openSamplesMs: v.array(amount),
       openMs: amount,
+      refcountScanMs: amount,
+      opening: calls,
       residentMetadataBytes: count,
+      counters: v.record(v.string(), v.number()),
       rssBytes: v.array(count),
+    }),
+  ),
+  idleSnapshots: v.array(
+    v.object({
+      ...cell,
+      imageBytes: count,
+      milliseconds: amount,
+      grownBytes: count,
+      residentBeforeBytes: count,
+      residentMetadataBytes: count,
     }),
   ),
   histories: v.array(
@@ -294,9 +394,28 @@ export const resultsSchema: v.GenericSchema<unknown, Results> = v.object({
       writesPerSnapshot: count,
       milliseconds: amount,
       calls,
+      storageBytesBefore: count,
+      storageBytes: count,
       residentMetadataBytes: count,
       randomReads: pairedReads,
       sequentialReads: pairedReads,
+    }),
+  ),
+  growths: v.array(
+    v.object({
+      pattern: v.picklist(['in place', 'appended', 'recorded']),
+      operations: count,
+      roundMicros: v.array(amount),
+      flushes: count,
+    }),
+  ),
+  baseCopies: v.array(
+    v.object({
+      format: text,
+      method: v.picklist(['file copy', 'populate', 'prefetch']),
+      bytes: count,
+      milliseconds: v.array(amount),
+      releaseMs: v.array(amount),
     }),
   ),
   omissions: v.array(v.object({ scenario: text, format: text, reason: text })),

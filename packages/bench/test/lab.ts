@@ -29,6 +29,11 @@ export const tiny: Profile = {
   historyBudgetMs: 1e9,
   historyReads: 32,
   large: [{ imageBytes: 256 * MIB, snapshots: 4, minSnapshots: 4, buildBudgetMs: 1e9, iterations: 2 }],
+  largeMemoryRuns: 1,
+  idleSnapshots: 3,
+  idleBudgetMs: 1e9,
+  copyBytes: 1 * MIB,
+  copyRounds: 2,
 };
 
 /** A scratch folder for all tests of the file that calls this; the function makes paths in it. */

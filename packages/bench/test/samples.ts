@@ -16,7 +16,7 @@ const COUNTS = [0, 1, 1000] as const;
 
 const MIB = 2 ** 20;
 
-function noCalls(): Calls {
+export function noCalls(): Calls {
   const none = { reads: 0, readBytes: 0, writes: 0, writtenBytes: 0, zeroes: 0, discards: 0 };
   const purposes = {
     data: { ...none },
@@ -59,8 +59,18 @@ function session(format: string, snapshots: number): SessionRow {
 
 function operation(kind: SnapshotRow['operation'], format: string, snapshots: number): SnapshotRow {
   const common = { operation: kind, format, snapshots, imageBytes: 64 * MIB, heldBytes: 4 * MIB };
-  return { ...common, samplesMs: [4, 5, 6], medianMs: 5 };
+  return { ...common, samplesMs: [4, 5, 6], medianMs: 5, calls: someCalls(30) };
 }
+
+/** What is timed on a large image. */
+const LARGE: readonly [SnapshotRow['operation'], number][] = [
+  ['create', 0],
+  ...[1, 100].flatMap((snapshots): [SnapshotRow['operation'], number][] => [
+    ['create', snapshots],
+    ['delete', snapshots],
+    ['apply', snapshots],
+  ]),
+];
 
 /** Every format as good as can be, at every N. */
 export function idealResults(): Results {
@@ -89,6 +99,7 @@ export function idealResults(): Results {
     formats: [...FORMATS],
     durationSeconds: 12.5,
     goals: [],
+    bars: [],
     reads: rows(requests),
     overwrites: [...pass('first'), ...pass('steady')],
     allocations: ['raw', ...FORMATS].map((format) => ({
@@ -108,24 +119,65 @@ export function idealResults(): Results {
         (format, snapshots) => operation('delete', format, snapshots),
         cells.filter(({ snapshots }) => snapshots > 0),
       ),
+      ...FORMATS.flatMap((format) =>
+        LARGE.map(([kind, snapshots]) => ({ ...operation(kind, format, snapshots), imageBytes: 2 ** 40 })),
+      ),
     ],
     largeImages: FORMATS.flatMap((format) =>
-      [0, 100].map((snapshots) => ({
+      [0, 1, 100].map((snapshots) => ({
         format,
         imageBytes: 2 ** 40,
         snapshots,
         storageBytes: 8 * MIB,
+        fileBytes: 2 ** 40 + 16 * MIB,
+        fileSystem: 'ext4',
+        openSamplesMs: [11, 12, 13],
         openMs: 12,
+        refcountScanMs: snapshots === 0 ? 0 : 3,
+        opening: someCalls(1024),
         residentMetadataBytes: 4 * MIB,
+        counters: { residentMetadataBytes: 4 * MIB, bitmapBytes: 128 * 1024 },
         rssBytes: [70 * MIB],
       })),
     ),
+    idleSnapshots: FORMATS.map((format) => ({
+      format,
+      imageBytes: 2 ** 40,
+      snapshots: 1000,
+      milliseconds: 5000,
+      grownBytes: 2 * MIB,
+      residentBeforeBytes: 4 * MIB,
+      residentMetadataBytes: 4 * MIB,
+    })),
+    growths: (['in place', 'appended', 'recorded'] as const).map((pattern) => ({
+      pattern,
+      operations: 640,
+      roundMicros: Array.from({ length: 10 }, () => 12),
+      flushes: pattern === 'recorded' ? 20 : 10,
+    })),
+    baseCopies: (
+      [
+        ['raw', 'file copy'],
+        ['fvd', 'populate'],
+        ['fvd', 'prefetch'],
+        ['qcow2', 'populate'],
+        ['qcow2', 'prefetch'],
+      ] as const
+    ).map(([format, method]) => ({
+      format,
+      method,
+      bytes: 64 * MIB,
+      milliseconds: [100, 110],
+      releaseMs: method === 'file copy' ? [] : [2, 3],
+    })),
     histories: FORMATS.map((format) => ({
       format,
       snapshots: 100,
       writesPerSnapshot: 4,
       milliseconds: 321,
       calls: someCalls(1600),
+      storageBytesBefore: 64 * MIB,
+      storageBytes: 66 * MIB,
       residentMetadataBytes: 70_000,
       randomReads: { before: [2, 2], after: [3, 3], callsAfter: 1 },
       sequentialReads: { before: [400, 400], after: [500, 500], callsAfter: 12 },

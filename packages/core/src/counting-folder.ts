@@ -81,6 +81,7 @@ class CountingStorage implements Storage {
     const counts = this.#folder.counts.purposes[purpose];
     counts.reads++;
     counts.readBytes += target.length;
+    this.#folder.onRead?.(purpose);
     return this.#inner.read(offset, target, purpose);
   }
 
@@ -127,6 +128,8 @@ class CountingStorage implements Storage {
 export class CountingFolder implements StorageFolder {
   readonly #inner: StorageFolder;
   counts: StorageCounts = newCounts();
+  /** Hears of every read before it is made: for whoever asks when, and not only how often. */
+  onRead: ((purpose: Purpose) => void) | undefined = undefined;
 
   constructor(inner: StorageFolder) {
     this.#inner = inner;

@@ -18,6 +18,17 @@ describe('CountingFolder', () => {
     expect(totalCounts(folder.counts)).toEqual(expected);
   });
 
+  it('tells who listens of every read before it is made, and for what it is', async () => {
+    const folder = new CountingFolder(new MemoryFolder());
+    const storage = await folder.create('a');
+    const heard: Purpose[] = [];
+    folder.onRead = (purpose) => heard.push(purpose);
+    await storage.write(0, new Uint8Array(8), 'header');
+    await storage.read(0, new Uint8Array(4), 'refcount');
+    await storage.read(0, new Uint8Array(4));
+    expect(heard).toEqual(['refcount', 'data']);
+  });
+
   it('takes a call without a purpose for data', async () => {
     const folder = new CountingFolder(new MemoryFolder());
     await (await folder.create('a')).write(0, new Uint8Array(1));

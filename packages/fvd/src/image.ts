@@ -247,7 +247,8 @@ export class FvdImage implements DriverImage {
     return {
       residentMetadataBytes: own + below,
       tableBytes: this.#state.table.residentBytes,
-      freeBitmapBytes: this.#space.residentBytes,
+      spaceBytes: this.#space.residentBytes,
+      bitmapBytes: this.#space.bitmapBytes,
       splitChunks: this.#state.table.splitChunks,
     };
   }

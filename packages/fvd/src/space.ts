@@ -27,6 +27,14 @@ function hashBytes(entries: number): number {
   return 40 * 2 ** Math.ceil(Math.log2(Math.max(4, entries)));
 }
 
+/** Bits that there are at least, and by which share of them the bitmaps grow: a 64th, so that they stay near their size. */
+const MIN_BITS = 1024;
+const SPARE = 1 / 64;
+
+function withSpare(chunks: number): number {
+  return chunks + Math.max(MIN_BITS, Math.ceil(chunks * SPARE));
+}
+
 export class Space {
   readonly #geometry: Geometry;
   #static: Bitset;
@@ -52,15 +60,19 @@ export class Space {
     this.hostChunks = hostChunks;
     this.packNext = packNext;
     this.tailFrom = tailFrom;
-    const capacity = Math.max(1024, Math.ceil(hostChunks * 1.125));
+    const capacity = withSpare(hostChunks);
     this.#static = new Bitset(capacity);
     this.#front = new Bitset(capacity);
   }
 
   get residentBytes(): number {
     const hashes = [this.#partial, this.#fixed, this.#givenBack].map(({ size }) => hashBytes(size));
-    const bits = this.#static.words.byteLength + this.#front.words.byteLength;
-    return hashes.reduce((sum, bytes) => sum + bytes, bits);
+    return hashes.reduce((sum, bytes) => sum + bytes, 2 * this.bitmapBytes);
+  }
+
+  /** Of each of the two bitmaps. */
+  get bitmapBytes(): number {
+    return this.#static.words.byteLength;
   }
 
   chunkOf(hostBlock: number): number {
@@ -324,7 +336,7 @@ export class Space {
 
   #ensure(chunks: number): void {
     if (chunks <= this.#static.length) return;
-    const length = Math.max(chunks, Math.ceil(this.#static.length * 1.25));
+    const length = withSpare(chunks);
     this.#static = this.#static.resized(length);
     this.#front = this.#front.resized(length);
   }

@@ -1,6 +1,6 @@
 import { performance } from 'node:perf_hooks';
 import type { Subject } from '../formats.ts';
-import { createImage, fill, type Lab, openSession, type Session, warmUp } from '../lab.ts';
+import { createImage, fill, type Lab, occupiedBytes, openSession, type Session, warmUp } from '../lab.ts';
 import { breathe, interleaved, toCalls } from '../measure.ts';
 import type { Profile } from '../profiles.ts';
 import type { HistoryRow, PairedReads } from '../schema.ts';
@@ -9,7 +9,7 @@ import { readingParty } from './requests.ts';
 import { overwriteSome } from './snapshots.ts';
 
 /*
- * What does a long life cost? A snapshot, a few random writes, a snapshot, … on a fully mapped image. Copying
+ * What does a long life cost? A snapshot, a few random writes, a flush, a snapshot, … on a fully mapped image. Copying
  * whole units on the first write after each snapshot, or walking what many snapshots left behind, shows here and
  * in no other scenario. Formats take turns; who is out of time stops, and the row says after how many.
  *
@@ -30,8 +30,8 @@ export async function measureHistories(
     for (const life of lives) {
       if (life.milliseconds > profile.historyBudgetMs) continue;
       const started = performance.now();
-      await overwriteSome(life.session.disk, historyWrites, requestBytes, seed + round);
       await life.session.disk.snapshots.create(`s${round}`);
+      await overwriteSome(life.session.disk, historyWrites, requestBytes, seed + round);
       life.milliseconds += performance.now() - started;
       life.snapshots++;
     }
@@ -47,6 +47,7 @@ interface Life {
   readonly subject: Subject;
   readonly folder: string;
   readonly session: Session;
+  readonly storageBytesBefore: number;
   snapshots: number;
   milliseconds: number;
 }
@@ -54,8 +55,9 @@ interface Life {
 async function beginLife(lab: Lab, subject: Subject, profile: Profile): Promise<Life> {
   const folder = lab.path(`history-${subject.name}`);
   const session = await openFilled(subject, folder, profile);
+  const storageBytesBefore = await occupiedBytes(folder);
   session.folder.reset();
-  return { subject, folder, session, snapshots: 0, milliseconds: 0 };
+  return { subject, folder, session, storageBytesBefore, snapshots: 0, milliseconds: 0 };
 }
 
 async function openFilled(subject: Subject, folder: string, profile: Profile): Promise<Session> {
@@ -66,8 +68,9 @@ async function openFilled(subject: Subject, folder: string, profile: Profile): P
 }
 
 async function endLife(lab: Lab, life: Life, profile: Profile, seed: number): Promise<HistoryRow> {
-  const { subject, session, snapshots, milliseconds } = life;
+  const { subject, session, storageBytesBefore, snapshots, milliseconds } = life;
   const calls = toCalls(session.folder.reset());
+  const storageBytes = await occupiedBytes(life.folder);
   const { residentMetadataBytes } = session.disk.stats();
   const freshFolder = lab.path(`history-${subject.name}-fresh`);
   const fresh = await openFilled(subject, freshFolder, profile);
@@ -85,6 +88,8 @@ async function endLife(lab: Lab, life: Life, profile: Profile, seed: number): Pr
     writesPerSnapshot: profile.historyWrites,
     milliseconds,
     calls,
+    storageBytesBefore,
+    storageBytes,
     residentMetadataBytes,
     randomReads: await readBoth(reads, random, requestBytes),
     sequentialReads: await readBoth(reads, sequential, Math.min(SEQUENTIAL_BYTES, historyImageBytes)),

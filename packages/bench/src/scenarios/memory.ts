@@ -20,10 +20,19 @@ function canMeasure(): boolean {
   return existsSync(program);
 }
 
-/** Resident sets of so many fresh processes that open an image and read once; none where that cannot be measured. */
-export async function residentSets(format: string, folder: string, runs: number): Promise<number[]> {
-  const sets: number[] = [];
-  for (let nth = 0; nth < runs && canMeasure(); nth++) sets.push(await residentBytes(format, folder));
+/**
+ * Resident sets of so many fresh processes for each folder, which open the image there and read once; the folders take
+ * turns, so that what else the machine does meets all alike. None where that cannot be measured.
+ */
+export async function residentSets(
+  format: string,
+  folders: readonly string[],
+  runs: number,
+): Promise<number[][]> {
+  const sets = folders.map((): number[] => []);
+  for (let nth = 0; nth < runs && canMeasure(); nth++) {
+    for (const [index, folder] of folders.entries()) sets[index]?.push(await residentBytes(format, folder));
+  }
   return sets;
 }
 

@@ -1,8 +1,8 @@
 import type { Disk } from '@cowlab/core';
-import { type Cell, fill, heldOffset, openSession } from '../lab.ts';
-import { type Timing, timed } from '../measure.ts';
+import { type Cell, fill, heldOffset, openSession, type Session } from '../lab.ts';
+import { addCalls, type TimedOperation, type Timing, timed, toCalls } from '../measure.ts';
 import type { Profile } from '../profiles.ts';
-import type { SnapshotRow } from '../schema.ts';
+import type { Calls, SnapshotRow } from '../schema.ts';
 import { patternBytes, randomOffsets } from '../workload.ts';
 
 /*
@@ -18,33 +18,56 @@ export async function measureSnapshots(
 ): Promise<SnapshotRow[]> {
   const rows: SnapshotRow[] = [];
   for (const [index, cell] of cells.entries()) {
-    const { disk } = await openSession(cell.subject, cell.folder);
+    const session = await openSession(cell.subject, cell.folder);
+    const { disk } = session;
     const common = { format: cell.subject.name, snapshots: cell.snapshots, imageBytes: disk.size };
     if (cell.snapshots > 0) {
-      const { samplesMs, medianMs } = await timeDeletes(disk, cell, profile);
+      const deletes = await timeDeletes(session, cell, profile);
       // The only snapshot holds the whole disk.
       const heldBytes = cell.snapshots === 1 ? disk.size : profile.heldBytes;
-      rows.push({ ...common, operation: 'delete', heldBytes, samplesMs, medianMs });
+      rows.push({ ...common, operation: 'delete', heldBytes, ...deletes });
     }
     const dirtyBytes = profile.flushEvery * profile.requestBytes;
-    const { samplesMs, medianMs } = await timeCreates(disk, profile, seed);
-    rows.push({ ...common, operation: 'create', heldBytes: dirtyBytes, samplesMs, medianMs });
+    const creates = await timeCreates(session, profile, seed);
+    rows.push({ ...common, operation: 'create', heldBytes: dirtyBytes, ...creates });
     await disk.close();
     tick((index + 1) / cells.length);
   }
   return rows;
 }
 
+/** What a snapshot operation is timed with. */
+export type Pace = Pick<Profile, 'flushEvery' | 'requestBytes' | 'snapshotIterations' | 'snapshotBudgetMs'>;
+
+type CountedTiming = Timing & { readonly calls: Calls };
+
+/** Times an operation, and counts what all runs of it ask of the storages. */
+export async function timedAndCounted(
+  name: string,
+  { folder }: Session,
+  pace: Pace,
+  operation: Pick<TimedOperation, 'prepare' | 'run'>,
+  iterations: number = pace.snapshotIterations,
+): Promise<CountedTiming> {
+  const each: Calls[] = [];
+  const timing = await timed(name, {
+    iterations,
+    budgetMs: pace.snapshotBudgetMs,
+    prepare: async () => {
+      await operation.prepare();
+      folder.reset();
+    },
+    run: () => operation.run(),
+    finish: async () => void each.push(toCalls(folder.reset())),
+  });
+  return { ...timing, calls: each.reduce(addCalls) };
+}
+
 /** Creates on top, one after the other. */
-export function timeCreates(
-  disk: Disk,
-  profile: Pick<Profile, 'flushEvery' | 'requestBytes' | 'snapshotIterations' | 'snapshotBudgetMs'>,
-  seed: number,
-): Promise<Timing> {
+function timeCreates(session: Session, profile: Pace, seed: number): Promise<CountedTiming> {
+  const { disk } = session;
   let created = 0;
-  return timed('create', {
-    iterations: profile.snapshotIterations,
-    budgetMs: profile.snapshotBudgetMs,
+  return timedAndCounted('create', session, profile, {
     prepare: () => overwriteSome(disk, profile.flushEvery, profile.requestBytes, seed + created),
     run: async () => {
       await disk.snapshots.create(`timed-${created++}`);
@@ -64,12 +87,12 @@ export async function overwriteSome(
   await disk.flush();
 }
 
-function timeDeletes(disk: Disk, cell: Cell, profile: Profile): Promise<Timing> {
+function timeDeletes(session: Session, cell: Cell, profile: Profile): Promise<CountedTiming> {
+  const { disk } = session;
   let deleted = 0;
   let name = '';
-  return timed('delete', {
-    iterations: cell.snapshots === 1 ? profile.snapshotIterations : cell.held.length,
-    budgetMs: profile.snapshotBudgetMs,
+  const iterations = cell.snapshots === 1 ? profile.snapshotIterations : cell.held.length;
+  const operation = {
     prepare: async () => {
       name = cell.held[deleted] ?? '';
       if (name === '') {
@@ -80,5 +103,6 @@ function timeDeletes(disk: Disk, cell: Cell, profile: Profile): Promise<Timing> 
       deleted++;
     },
     run: () => disk.snapshots.delete(name),
-  });
+  };
+  return timedAndCounted('delete', session, profile, operation, iterations);
 }
