@@ -2,16 +2,20 @@ import type { DiffBatch, DiffExtent, Storage } from '@cowlab/core';
 import {
   ABSENT,
   type ChunkEntry,
+  decodeDelta,
   decodePage,
+  type Delta,
   ENTRY_ABSENT,
   ENTRY_ZERO,
   type Geometry,
+  isDelta,
   type PagePointers,
+  type Region,
   type Runs,
   ZERO,
 } from './layout.ts';
-import { type ChunkTable, continuation } from './table.ts';
-import { eachPage } from './tree.ts';
+import { ChunkTable, continuation } from './table.ts';
+import { eachPiece, presentPages } from './tree.ts';
 
 /*
  * Where two states differ, by their tables alone. A host block that a snapshot reaches is never written again, so
@@ -20,9 +24,12 @@ import { eachPage } from './tree.ts';
  *
  *   pages of the two roots     then
  *   are the same               nothing differs; except for a page of the front with entries newer than the page
+ *   are deltas over one page   the blocks that either speaks of are compared; the page under them is not read
  *   are not                    both are read, and their entries compared, block by block
  *
- * Pages that have to be read are taken in groups, so that the log is read in large pieces and memory is bounded.
+ * A block that only one of two deltas speaks of has been written since the other was, so it is named. Pages that have
+ * to be read are taken in groups, so that the log is read in large pieces and memory is bounded; the page under a delta
+ * is read when its turn comes.
  */
 
 /** One of the states. The front has entries in memory that its pages do not have. */
@@ -51,11 +58,11 @@ export async function diffStates(comparison: Comparison, offset: number, end: nu
   const { chunkBytes, pageChunks } = comparison.geometry;
   const pageBytes = pageChunks * chunkBytes;
   const { group, next } = groupFrom(comparison, Math.floor(offset / pageBytes), Math.ceil(end / pageBytes));
-  const [one, other] = [await entriesOf(comparison, 0, group), await entriesOf(comparison, 1, group)];
+  const found = [await contentsOf(comparison, 0, group), await contentsOf(comparison, 1, group)] as const;
   const extents: DiffExtent[] = [];
-  for (const [at, page] of group.entries()) {
+  for (const page of group) {
     const from = page * pageBytes;
-    comparePage(comparison, one[at]!, other[at]!, (start, length) => {
+    await comparePage(comparison, page, [found[0].get(page), found[1].get(page)], (start, length) => {
       push(extents, Math.max(offset, from + start), Math.min(end, from + start + length));
     });
     if (extents.length >= ENOUGH_EXTENTS) return { extents, end: Math.min(end, from + pageBytes) };
@@ -97,45 +104,119 @@ function isTouched({ front }: Side, page: number): boolean {
   return front?.isTouched(page) === true;
 }
 
-/** The entries of each page of the group. */
-async function entriesOf(
+/** What one side's root points to: a page's bytes, or a delta. The front has a table instead. */
+type Content = Uint8Array | Delta | undefined;
+
+async function contentsOf(
   { storage, geometry, hostChunks, sides }: Comparison,
   side: 0 | 1,
   group: readonly number[],
-): Promise<ChunkEntry[][]> {
+): Promise<Map<number, Content>> {
   const { pages, front } = sides[side];
-  const { pageChunks } = geometry;
-  if (front !== undefined) {
-    return group.map((page) => {
-      const first = page * pageChunks;
-      const count = Math.min(pageChunks, front.table.chunks - first);
-      return Array.from({ length: count }, (_, slot) => front.table.get(first + slot));
-    });
-  }
-  const all = group.map(() => new Array<ChunkEntry>(pageChunks).fill(ENTRY_ABSENT));
-  const pointers = {
-    offsets: Float64Array.from(group, (page) => pages.offsets[page]!),
-    bytes: Uint32Array.from(group, (page) => pages.bytes[page]!),
-  };
-  await eachPage(storage, pointers, (at, content) => {
-    const entries = all[at]!;
-    decodePage(content, group[at]!, geometry, hostChunks, storage.name, (slot, count, entry) => {
-      const step = typeof entry === 'number' && entry > 0 ? 1 : 0;
-      for (let i = 0; i < count; i++) entries[slot + i] = step === 0 ? entry : (entry as number) + i;
-    });
+  const found = new Map<number, Content>();
+  if (front !== undefined) return found;
+  await eachPiece(storage, presentPages(pages, group), (piece) => {
+    for (const [{ page }, content] of piece) {
+      const delta = isDelta(content);
+      found.set(page, delta ? decodeDelta(content, page, geometry, hostChunks, storage.name) : content);
+    }
   });
-  return all;
+  return found;
 }
 
-/** Visits the bytes of a page, counted from its start, that the two lists of entries place differently. */
-function comparePage(
-  { geometry, hasBase }: Comparison,
+/** Visits the bytes of a page, counted from its start, that the two sides place differently. */
+async function comparePage(
+  comparison: Comparison,
+  page: number,
+  [one, other]: readonly [Content, Content],
+  visit: (start: number, length: number) => void,
+): Promise<void> {
+  const areDeltas = isRuns(one) && isRuns(other);
+  if (areDeltas && one.full.offset === other.full.offset) compareRuns(comparison, one, other, visit);
+  else {
+    const entries = await entriesOf(comparison, 0, page, one);
+    compareEntries(comparison, entries, await entriesOf(comparison, 1, page, other), visit);
+  }
+}
+
+function isRuns(content: Content): content is Delta {
+  return content !== undefined && 'runs' in content;
+}
+
+/** The entries of a page on one side. */
+async function entriesOf(
+  { storage, geometry, hostChunks, sides }: Comparison,
+  side: 0 | 1,
+  page: number,
+  content: Content,
+): Promise<ChunkEntry[]> {
+  const { pageChunks } = geometry;
+  const { front } = sides[side];
+  if (front !== undefined) {
+    const first = page * pageChunks;
+    const count = Math.min(pageChunks, front.table.chunks - first);
+    return Array.from({ length: count }, (_, slot) => front.table.get(first + slot));
+  }
+  const table = new ChunkTable(geometry, pageChunks);
+  let bytes = content;
+  if (isRuns(bytes)) bytes = await readRegion(storage, bytes.full);
+  if (bytes !== undefined) {
+    decodePage(bytes, page, geometry, hostChunks, storage.name, (slot, count, entry) =>
+      table.load(slot, count, entry),
+    );
+  }
+  if (isRuns(content)) for (const run of content.runs) table.apply(run, () => undefined);
+  return Array.from({ length: pageChunks }, (_, slot) => table.get(slot));
+}
+
+async function readRegion(storage: Storage, { offset, bytes }: Region): Promise<Uint8Array> {
+  const content = new Uint8Array(bytes);
+  await storage.read(offset, content, 'mapping');
+  return content;
+}
+
+/** Whether blocks at these places have the same bytes. */
+function isSame({ hasBase }: Comparison, a: number, b: number): boolean {
+  return a === b || (!hasBase && a <= ZERO && b <= ZERO);
+}
+
+/** Goes over the blocks that either delta speaks of. */
+function compareRuns(
+  comparison: Comparison,
+  one: Delta,
+  other: Delta,
+  visit: (start: number, length: number) => void,
+): void {
+  const { blockBytes } = comparison.geometry;
+  const sides = [one.runs, other.runs] as const;
+  const at: [number, number] = [0, 0];
+  for (let block = 0; ; ) {
+    for (const side of [0, 1] as const) {
+      const run = sides[side][at[side]];
+      if (run !== undefined && run.guest + run.count <= block) at[side]++;
+    }
+    const [a, b] = [sides[0][at[0]], sides[1][at[1]]];
+    const [startA, startB] = [a?.guest ?? Infinity, b?.guest ?? Infinity];
+    block = Math.max(block, Math.min(startA, startB));
+    if (block === Infinity) return;
+    const [inA, inB] = [startA <= block, startB <= block];
+    const end = Math.min(inA ? a!.guest + a!.count : startA, inB ? b!.guest + b!.count : startB);
+    const same =
+      inA &&
+      inB &&
+      isSame(comparison, continuation(a!.host, block - startA), continuation(b!.host, block - startB));
+    if (!same) visit(block * blockBytes, (end - block) * blockBytes);
+    block = end;
+  }
+}
+
+function compareEntries(
+  comparison: Comparison,
   one: readonly ChunkEntry[],
   other: readonly ChunkEntry[],
   visit: (start: number, length: number) => void,
 ): void {
-  const { blocksPerChunk, blockBytes, chunkBytes } = geometry;
-  const isSame = (a: number, b: number): boolean => a === b || (!hasBase && a <= ZERO && b <= ZERO);
+  const { blocksPerChunk, blockBytes, chunkBytes } = comparison.geometry;
   for (let slot = 0; slot < Math.min(one.length, other.length); slot++) {
     const [entry, against] = [one[slot]!, other[slot]!];
     if (entry === against) continue;
@@ -144,7 +225,7 @@ function comparePage(
     for (let block = 0; block < blocksPerChunk; ) {
       const [endA, endB] = [a.starts[inA + 1] ?? blocksPerChunk, b.starts[inB + 1] ?? blocksPerChunk];
       const end = Math.min(endA, endB);
-      if (!isSame(hostOf(a, inA, block), hostOf(b, inB, block))) {
+      if (!isSame(comparison, hostOf(a, inA, block), hostOf(b, inB, block))) {
         visit(slot * chunkBytes + block * blockBytes, (end - block) * blockBytes);
       }
       if (end === endA) inA++;

@@ -40,7 +40,6 @@ import {
 } from './layout.ts';
 import { Publisher } from './publisher.ts';
 import { Space } from './space.ts';
-import { continuation } from './table.ts';
 import { emptyState, readState, type State } from './tree.ts';
 import { isVersion1 } from './v1/layout.ts';
 import { openVersion1 } from './v1/open.ts';
@@ -93,6 +92,11 @@ const openOptions: OptionTable = {
     default: 64,
     help: 'host places that a chunk may be spread over before a first write gathers some of them; at least 4',
   },
+  min_delta_page: {
+    type: 'size',
+    default: 1024,
+    help: 'pages of the table shorter than this are always written whole, longer ones as deltas where that is less',
+  },
 };
 
 /** Refuses create options that do not fit together. */
@@ -143,6 +147,7 @@ function firstState({ size, options: values, backing }: CreateRequest): [Superbl
     base: backing?.file ?? '',
     baseFormat: backing?.format ?? '',
     baseSnapshot: backing?.snapshot ?? '',
+    hasDeltas: false,
   };
   return [superblock, emptyState(geometry, size, superblock.root)];
 }
@@ -154,7 +159,7 @@ async function mapEverything(storage: Storage, superblock: Superblock, state: St
   space.fix({ offset: 0, bytes: superblock.chunkBytes });
   space.fix(superblock.journal);
   const journal = new Journal(storage, superblock.journal, superblock.generation);
-  const publisher = new Publisher({ storage, space, superblock, journal, pages: state.pages });
+  const publisher = new Publisher({ storage, space, superblock, journal, state, minDeltaPage: 0 });
   space.addRegion(state.root);
   for (let chunk = 0; chunk < state.table.chunks; chunk++) {
     const host = space.findFree();
@@ -217,16 +222,7 @@ async function replayInto(
       throw corrupt(storage.name, 'journal.host', `${host} is outside the file`, { value: host });
     }
     if (host > ZERO) lastHost = Math.max(lastHost, Math.floor((host + count - 1) / blocksPerChunk));
-    for (let done = 0; done < count; ) {
-      const chunk = Math.floor((guest + done) / blocksPerChunk);
-      const block = guest + done - chunk * blocksPerChunk;
-      const at = continuation(host, done);
-      const room = blocksPerChunk - Math.max(block, at > ZERO ? at % blocksPerChunk : 0);
-      const part = Math.min(count - done, room);
-      table.set(chunk, block, part, at, () => undefined);
-      changed.add(chunk);
-      done += part;
-    }
+    table.apply({ guest, count, host }, (chunk) => changed.add(chunk));
   });
   return { changed, lastHost };
 }
@@ -264,7 +260,9 @@ async function openVersion2(storage: Storage, context: OpenContext): Promise<Dri
   const base = await openBase(superblock, context);
   const { readOnly } = context;
   try {
-    const image = new FvdImage({ storage, state, space, superblock, journal, base, readOnly, maxPlaces });
+    const minDeltaPage = context.options.min_delta_page as number;
+    const parts = { storage, state, space, superblock, journal, base, readOnly, maxPlaces, minDeltaPage };
+    const image = new FvdImage(parts);
     // The pages on disk do not have what the journal says of these.
     if (readOnly) for (const chunk of changed) image.publisher.touch(chunk);
     else if (!journal.isEmpty) await image.recover(changed);

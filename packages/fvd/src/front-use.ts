@@ -1,6 +1,6 @@
 import { Bitset, corrupt } from '@cowlab/core';
 import { type Geometry, type Region, ZERO } from './layout.ts';
-import type { State } from './tree.ts';
+import { presentPages, type State } from './tree.ts';
 
 /** What a state reaches: host chunks, and of those that it shares out block by block, how many blocks. */
 export interface StateUse {
@@ -30,12 +30,8 @@ export function chunksOf({ offset, bytes }: Region, chunkBytes: number): number[
 }
 
 /** The regions that a state's table lies in. */
-function regionsOf({ root, pages }: State): Region[] {
-  const regions = [root];
-  pages.bytes.forEach((bytes, page) => {
-    if (bytes > 0) regions.push({ offset: pages.offsets[page]!, bytes });
-  });
-  return regions;
+function regionsOf({ root, pages, fulls }: State): Region[] {
+  return [root, ...presentPages(pages), ...presentPages(fulls)];
 }
 
 /** Marks the host chunks in which a state's table lies. */

@@ -80,7 +80,7 @@ export class FvdImage implements DriverImage {
   #turns = 0;
 
   constructor(parts: ImageParts) {
-    const { storage, state, space, superblock, journal, base, readOnly, maxPlaces } = parts;
+    const { storage, state, space, superblock, journal, base, readOnly, maxPlaces, minDeltaPage } = parts;
     this.storage = storage;
     this.geometry = state.table.geometry;
     this.unitBytes = this.geometry.blockBytes;
@@ -89,7 +89,7 @@ export class FvdImage implements DriverImage {
     this.#state = state;
     this.#space = space;
     this.#base = base;
-    this.publisher = new Publisher({ storage, space, superblock, journal, pages: state.pages });
+    this.publisher = new Publisher({ storage, space, superblock, journal, state, minDeltaPage });
     this.snapshots = new FvdSnapshots(this);
   }
 
@@ -300,6 +300,7 @@ export class FvdImage implements DriverImage {
 
   async #publish(change: Change): Promise<void> {
     await this.publisher.settleDoubt();
+    await this.publisher.recall();
     const runs = this.#runs;
     this.#runs = [];
     try {
@@ -309,12 +310,13 @@ export class FvdImage implements DriverImage {
       this.#runs = [...runs, ...this.#runs];
       throw error;
     }
-    const { superblock, pages } = this.publisher;
+    const { superblock, pages, fulls } = this.publisher;
     this.#state = {
       table: change.state?.table ?? change.table ?? this.#state.table,
       size: superblock.size,
       root: superblock.root,
       pages,
+      fulls,
     };
   }
 
@@ -432,7 +434,7 @@ export class FvdImage implements DriverImage {
     );
     const whole = table.whole(chunk);
     if (whole > 0) this.#space.collapse(whole);
-    this.publisher.touch(chunk);
+    this.publisher.touchBlocks(chunk, block, count);
     const guest = chunk * blocksPerChunk + block;
     const last = this.#runs.at(-1);
     if (
@@ -457,4 +459,6 @@ export interface ImageParts {
   readonly readOnly: boolean;
   /** Most places that a chunk of the front may lie in (gather.ts). */
   readonly maxPlaces: number;
+  /** Least bytes of a page of the table that deltas are written over (deltas.ts). */
+  readonly minDeltaPage: number;
 }

@@ -1,5 +1,14 @@
 import { corrupt, viewOf, writeU64LE } from '@cowlab/core';
-import { type Geometry, isWithin, LOG_ALIGN, seal, sealed, SUPERBLOCKS_BYTES, TWO_32 } from './structure.ts';
+import {
+  type Geometry,
+  isWithin,
+  LOG_ALIGN,
+  type Region,
+  seal,
+  sealed,
+  SUPERBLOCKS_BYTES,
+  TWO_32,
+} from './structure.ts';
 
 /*
  * Pages and roots: the lookup table of one state as it lies on disk. A page holds the entries of `pageChunks`
@@ -154,10 +163,22 @@ function decodeSplit(
 const ROOT_HEADER_BYTES = 32;
 const POINTER_BYTES = 8;
 
-/** Where the pages of one state lie; `bytes` 0: the page's chunks are all absent. */
+/** Where the pages of one state lie, or their deltas; `bytes` 0: the page's chunks are all absent. */
 export interface PagePointers {
   readonly offsets: Float64Array;
   readonly bytes: Uint32Array;
+}
+
+export function encodePointer(view: DataView, at: number, { offset, bytes }: Region): void {
+  const unit = offset / LOG_ALIGN;
+  view.setUint32(at, unit >>> 0, true);
+  view.setUint16(at + 4, Math.floor(unit / TWO_32), true);
+  view.setUint16(at + 6, bytes / LOG_ALIGN, true);
+}
+
+export function decodePointer(view: DataView, at: number): Region {
+  const offset = (view.getUint16(at + 4, true) * TWO_32 + view.getUint32(at, true)) * LOG_ALIGN;
+  return { offset, bytes: view.getUint16(at + 6, true) * LOG_ALIGN };
 }
 
 export function newPointers(count: number): PagePointers {
@@ -182,11 +203,8 @@ export function encodeRoot(size: number, pages: PagePointers): Uint8Array {
   view.setUint32(4, count, true);
   writeU64LE(view, 16, size);
   for (let page = 0; page < count; page++) {
-    const at = ROOT_HEADER_BYTES + page * POINTER_BYTES;
-    const unit = pages.offsets[page]! / LOG_ALIGN;
-    view.setUint32(at, unit >>> 0, true);
-    view.setUint16(at + 4, Math.floor(unit / TWO_32), true);
-    view.setUint16(at + 6, pages.bytes[page]! / LOG_ALIGN, true);
+    const place = { offset: pages.offsets[page]!, bytes: pages.bytes[page]! };
+    encodePointer(view, ROOT_HEADER_BYTES + page * POINTER_BYTES, place);
   }
   return seal(root, 12);
 }
@@ -212,9 +230,7 @@ export function decodeRoot(
   }
   const pages = newPointers(count);
   for (let page = 0; page < count; page++) {
-    const at = ROOT_HEADER_BYTES + page * POINTER_BYTES;
-    const offset = (view.getUint16(at + 4, true) * TWO_32 + view.getUint32(at, true)) * LOG_ALIGN;
-    const bytes = view.getUint16(at + 6, true) * LOG_ALIGN;
+    const { offset, bytes } = decodePointer(view, ROOT_HEADER_BYTES + page * POINTER_BYTES);
     if (bytes === 0 && offset === 0) continue;
     if (!isWithin({ offset, bytes }, SUPERBLOCKS_BYTES, hostChunks * geometry.chunkBytes)) {
       throw corrupt(file, `root.page[${page}]`, `offset ${offset} is outside the file`, { offset });

@@ -13,6 +13,7 @@ import {
 } from './structure.ts';
 
 export * from './layout-catalog.ts';
+export * from './layout-delta.ts';
 export * from './layout-journal.ts';
 export * from './layout-table.ts';
 export * from './structure.ts';
@@ -57,6 +58,8 @@ export interface Superblock {
   readonly baseFormat: string;
   /** The snapshot of the base that answers, by its id; empty: the base's own disk. */
   readonly baseSnapshot: string;
+  /** Pages of a table may be deltas. */
+  readonly hasDeltas: boolean;
 }
 
 /** The chunk that the log goes on in; `logOffset` may stand at its very end. */
@@ -69,6 +72,12 @@ export const MAX_TEXT_BYTES = 1024;
 const TEXT_AT = 256;
 /** Incompatible feature: `baseSnapshot` is told. A reader that did not know it would show other bytes. */
 const BASE_SNAPSHOT_FEATURE = 2;
+/** Incompatible feature: `hasDeltas`. */
+const DELTAS_FEATURE = 1;
+
+function featuresOf({ baseSnapshot, hasDeltas }: Superblock): number {
+  return (baseSnapshot === '' ? 0 : BASE_SNAPSHOT_FEATURE) | (hasDeltas ? DELTAS_FEATURE : 0);
+}
 
 /** How the image names its base; undefined without one. */
 export function baseOf({ base, baseFormat, baseSnapshot }: Superblock): BackingReference | undefined {
@@ -86,7 +95,7 @@ export function encodeSuperblock(block: Superblock): Uint8Array {
   view.setUint32(0, MAGIC, true);
   view.setUint32(4, VERSION, true);
   // 8: CRC; 16: compatible features
-  view.setUint32(12, block.baseSnapshot === '' ? 0 : BASE_SNAPSHOT_FEATURE, true);
+  view.setUint32(12, featuresOf(block), true);
   writeU64LE(view, 24, block.generation);
   view.setUint32(32, block.chunkBytes, true);
   view.setUint32(36, block.blockBytes, true);
@@ -122,13 +131,12 @@ export function decodeSuperblock(bytes: Uint8Array, file: string): Superblock | 
     }
     return new TextDecoder().decode(bytes.subarray(at, at + length));
   };
-  const incompatible = view.getUint32(12, true);
-  const unknown = incompatible & ~BASE_SNAPSHOT_FEATURE;
+  const features = view.getUint32(12, true);
+  const unknown = (features & ~(BASE_SNAPSHOT_FEATURE | DELTAS_FEATURE)) >>> 0;
   if (unknown !== 0) {
-    const problem = `unknown bits 0x${(unknown >>> 0).toString(16)}`;
-    throw unsupported(file, 'superblock.incompatibleFeatures', problem);
+    throw unsupported(file, 'superblock.incompatibleFeatures', `unknown bits 0x${unknown.toString(16)}`);
   }
-  const isClone = (incompatible & BASE_SNAPSHOT_FEATURE) !== 0;
+  const isClone = (features & BASE_SNAPSHOT_FEATURE) !== 0;
   try {
     const block: Superblock = {
       generation: field(24),
@@ -147,6 +155,7 @@ export function decodeSuperblock(bytes: Uint8Array, file: string): Superblock | 
       baseSnapshot: isClone
         ? text('baseSnapshot', TEXT_AT + 2 * MAX_TEXT_BYTES, view.getUint16(132, true))
         : '',
+      hasDeltas: (features & DELTAS_FEATURE) !== 0,
     };
     assertSuperblock(block, file);
     if (isClone && (block.baseSnapshot === '' || block.base === '')) {

@@ -1,10 +1,13 @@
-import { Bitset, type Storage } from '@cowlab/core';
+import type { Storage } from '@cowlab/core';
+import { PageChanges } from './changes.ts';
+import { deltaOf, rangesWorth, recallDeltas } from './deltas.ts';
 import type { Journal } from './journal.ts';
 import {
+  type Delta,
   encodeCatalog,
   encodeRoot,
   encodeSuperblock,
-  geometryOf,
+  type Geometry,
   logChunkOf,
   NO_REGION,
   newPointers,
@@ -18,14 +21,15 @@ import {
 import type { Catalog } from './catalog.ts';
 import type { Space } from './space.ts';
 import type { ChunkTable } from './table.ts';
-import { pageOf, type State } from './tree.ts';
+import { pageOf, presentPages, type State } from './tree.ts';
 
 /*
  * The one way in which the durable state changes as a whole: checkpoint, snapshot create, delete, apply, resize.
  *
- *   1  encode the changed pages and a root, set aside log space for them        (memory only)
+ *   0  read the present deltas of the changed pages                             (`recall`; deltas.ts)
+ *   1  encode the changed pages, whole or as deltas, and a root; set aside log space for them   (memory only)
  *   2  F: the data that they refer to is durable
- *   3  write pages and root to the log, the catalog to free chunks              (nothing refers to them yet)
+ *   3  write them to the log, the catalog to free chunks                         (nothing refers to them yet)
  *   4  F: they are durable
  *   5  write the superblock, one generation higher, into the other slot
  *   6  F: the change has happened; the journal starts anew; what the old state alone reached is free
@@ -64,6 +68,7 @@ interface Draft {
   readonly pieces: readonly Piece[];
   readonly root: Region;
   readonly pages: PagePointers;
+  readonly fulls: PagePointers;
   /** Regions of the old state that the new one does not share. */
   readonly replaced: readonly Region[];
   readonly placed: readonly Region[];
@@ -72,7 +77,7 @@ interface Draft {
 /** What there was before a publication, to go back to. */
 interface Undo {
   readonly draft: Draft;
-  readonly dirty: Bitset;
+  readonly changes: PageChanges;
   readonly givenBack: readonly number[];
   /** Where the new catalog was to be. */
   catalog: Region;
@@ -82,10 +87,13 @@ export class Publisher {
   readonly journal: Journal;
   readonly #storage: Storage;
   readonly #space: Space;
-  readonly #pageChunks: number;
+  readonly #geometry: Geometry;
+  readonly #minDeltaPage: number;
   #superblock: Superblock;
   #pages: PagePointers;
-  #dirty: Bitset;
+  #fulls: PagePointers;
+  #changes: PageChanges;
+  #recalled: ReadonlyMap<number, Delta> = new Map();
   #logOffset: number;
   /** What the failed publication in doubt has set aside; undefined when there is none. */
   #doubt: Undo | undefined;
@@ -95,15 +103,19 @@ export class Publisher {
     space: Space;
     superblock: Superblock;
     journal: Journal;
-    pages: PagePointers;
+    state: State;
+    /** Least bytes of a page that deltas are written over. */
+    minDeltaPage: number;
   }) {
     this.#storage = parts.storage;
     this.#space = parts.space;
     this.#superblock = parts.superblock;
     this.journal = parts.journal;
-    this.#pages = parts.pages;
-    this.#pageChunks = geometryOf(parts.superblock.chunkBytes, parts.superblock.blockBytes).pageChunks;
-    this.#dirty = new Bitset(parts.pages.bytes.length);
+    this.#pages = parts.state.pages;
+    this.#fulls = parts.state.fulls;
+    this.#geometry = parts.state.table.geometry;
+    this.#minDeltaPage = parts.minDeltaPage;
+    this.#changes = new PageChanges(this.#pages.bytes.length);
     this.#logOffset = parts.superblock.logOffset;
     this.#space.logChunk = logChunkOf(this.#superblock);
   }
@@ -116,18 +128,37 @@ export class Publisher {
     return this.#pages;
   }
 
-  get residentBytes(): number {
-    return this.#pages.offsets.byteLength + this.#pages.bytes.byteLength + this.#dirty.words.byteLength;
+  /** Of the pages that are deltas, the pages under them. */
+  get fulls(): PagePointers {
+    return this.#fulls;
   }
 
-  /** The chunk's entry has changed. */
+  get residentBytes(): number {
+    const places = [this.#pages, this.#fulls];
+    return places.reduce(
+      (sum, { offsets, bytes }) => sum + offsets.byteLength + bytes.byteLength,
+      this.#changes.residentBytes,
+    );
+  }
+
+  /** Anything in the chunk's entry may have changed. */
   touch(chunk: number): void {
-    this.#dirty.set(Math.floor(chunk / this.#pageChunks));
+    this.#changes.addPage(Math.floor(chunk / this.#geometry.pageChunks));
+  }
+
+  /** These blocks of a chunk have changed. */
+  touchBlocks(chunk: number, block: number, count: number): void {
+    const { pageChunks, blocksPerChunk } = this.#geometry;
+    const page = Math.floor(chunk / pageChunks);
+    const start = (chunk - page * pageChunks) * blocksPerChunk + block;
+    const full = this.#fullOf(page);
+    const most = full.bytes < this.#minDeltaPage ? 0 : rangesWorth(full);
+    this.#changes.addBlocks(page, start, count, most);
   }
 
   /** Whether entries of the page have changed since it was written. */
   isTouched(page: number): boolean {
-    return this.#dirty.get(page);
+    return this.#changes.has(page);
   }
 
   get isInDoubt(): boolean {
@@ -145,16 +176,25 @@ export class Publisher {
     this.#releasePlaced(doubt);
   }
 
-  /** Call `settleDoubt` first. */
+  /** Reads what the next publication has to know of the present one. What has changed meanwhile is written whole. */
+  async recall(): Promise<void> {
+    const { hostChunks } = this.#superblock;
+    const place = { storage: this.#storage, geometry: this.#geometry, hostChunks };
+    const deltas = this.#changes.pagesWithRanges().filter((page) => this.#fulls.bytes[page]! > 0);
+    this.#recalled = await recallDeltas(place, presentPages(this.#pages, deltas));
+  }
+
+  /** Call `settleDoubt` and `recall` first. */
   async publish(state: State, change: Change): Promise<void> {
-    const dirty = this.#dirty;
+    const changes = this.#changes;
     const size = change.size ?? change.state?.size ?? state.size;
     const draft = change.state === undefined ? this.#draft(state, size) : takeOver(change.state);
     for (const region of draft.replaced) this.#releaseRegion(region);
     const givenBack = this.#space.takeGivenBack();
-    this.#dirty = new Bitset(draft.pages.bytes.length);
+    this.#changes = new PageChanges(draft.pages.bytes.length);
+    this.#recalled = new Map();
     const old = this.#superblock;
-    const undo: Undo = { draft, dirty, givenBack, catalog: NO_REGION };
+    const undo: Undo = { draft, changes, givenBack, catalog: NO_REGION };
     try {
       await this.#storage.flush();
       const catalog = change.catalog?.(draft.root, this.#space.unreached(givenBack));
@@ -164,13 +204,14 @@ export class Publisher {
       if (catalog !== undefined) await this.#writeCatalog(catalog, undo);
       await this.#cover();
       await this.#storage.flush();
-      const next = this.#next(size, draft.root, undo.catalog, change.tailFrom?.());
+      const next = this.#next(size, draft, undo.catalog, change.tailFrom?.());
       await this.#switch({ ...next, ...change.base }, undo);
     } catch (error) {
       this.#withdraw(undo);
       throw error;
     }
     this.#pages = draft.pages;
+    this.#fulls = draft.fulls;
     this.#space.logChunk = logChunkOf(this.#superblock);
     if (undo.catalog.bytes > 0) this.#space.unfix(old.catalog);
     this.#space.searchFromStart();
@@ -195,11 +236,12 @@ export class Publisher {
     }
   }
 
-  #next(size: number, root: Region, catalog: Region, tailFrom = this.#space.tailFrom): Superblock {
+  #next(size: number, { root, fulls }: Draft, catalog: Region, tailFrom = this.#space.tailFrom): Superblock {
     const old = this.#superblock;
     return {
       ...old,
       generation: old.generation + 1,
+      hasDeltas: old.hasDeltas || fulls.bytes.some((bytes) => bytes > 0),
       size,
       root,
       catalog: catalog.bytes > 0 ? catalog : old.catalog,
@@ -221,30 +263,48 @@ export class Publisher {
     const { chunkBytes } = this.#superblock;
     const count = pageCount(state.table.geometry, size);
     const sameLength = count === this.#pages.bytes.length;
-    const isDirty = this.#dirty.nextSet(0) >= 0;
     const old = this.#superblock;
-    if (sameLength && size === old.size && !isDirty) {
-      return { pieces: [], root: old.root, pages: this.#pages, replaced: [], placed: [] };
+    if (sameLength && size === old.size && this.#changes.isEmpty) {
+      return {
+        pieces: [],
+        root: old.root,
+        pages: this.#pages,
+        fulls: this.#fulls,
+        replaced: [],
+        placed: [],
+      };
     }
-    const pages = newPointers(count);
-    pages.offsets.set(this.#pages.offsets.subarray(0, count));
-    pages.bytes.set(this.#pages.bytes.subarray(0, count));
+    const pages = copyOf(this.#pages, count);
+    const fulls = copyOf(this.#fulls, count);
     const log = new LogWriter(this.#space, chunkBytes, this.#logOffset);
     const replaced: Region[] = [];
     for (let page = 0; page < this.#pages.bytes.length; page++) {
-      if (page < count && !this.#dirty.get(page)) continue;
-      const before = { offset: this.#pages.offsets[page]!, bytes: this.#pages.bytes[page]! };
-      if (before.bytes > 0) replaced.push(before);
+      if (page < count && !this.#changes.has(page)) continue;
+      const delta = page < count ? this.#deltaOf(state.table, page) : undefined;
+      const named = regionOf(this.#pages, page);
+      const full = this.#fullOf(page);
+      if (delta === undefined || named.offset !== full.offset) replaced.push(named);
+      if (delta === undefined && named.offset !== full.offset) replaced.push(full);
       if (page >= count) continue;
-      const bytes = pageOf(state.table, page);
-      pages.offsets[page] = bytes === undefined ? 0 : log.place(bytes);
-      pages.bytes[page] = bytes?.length ?? 0;
+      const bytes = delta ?? pageOf(state.table, page);
+      put(pages, page, bytes === undefined ? NO_REGION : log.place(bytes));
+      put(fulls, page, delta === undefined ? NO_REGION : full);
     }
     replaced.push(old.root);
-    const rootBytes = encodeRoot(size, pages);
-    const root = { offset: log.place(rootBytes), bytes: rootBytes.length };
+    const root = log.place(encodeRoot(size, pages));
     this.#logOffset = log.end;
-    return { pieces: log.pieces, root, pages, replaced, placed: log.placed };
+    return { pieces: log.pieces, root, pages, fulls, replaced, placed: log.placed };
+  }
+
+  /** Where the page was last written whole. */
+  #fullOf(page: number): Region {
+    return regionOf(this.#fulls.bytes[page]! > 0 ? this.#fulls : this.#pages, page);
+  }
+
+  #deltaOf(table: ChunkTable, page: number): Uint8Array | undefined {
+    const before = this.#recalled.get(page);
+    if (before === undefined && this.#fulls.bytes[page]! > 0) return undefined;
+    return deltaOf(table, page, this.#fullOf(page), this.#changes, before);
   }
 
   async #writeCatalog({ directory, counts }: Catalog, undo: Undo): Promise<void> {
@@ -273,13 +333,11 @@ export class Publisher {
 
   /** The change did not happen, or is in doubt: as before, and to be tried again. */
   #withdraw(undo: Undo): void {
-    const { draft, dirty, givenBack } = undo;
+    const { draft, changes, givenBack } = undo;
     for (const region of draft.replaced) this.#space.addRegion(region);
     this.#space.putBack(givenBack);
-    for (let page = this.#dirty.nextSet(0); page >= 0; page = this.#dirty.nextSet(page + 1)) {
-      if (page < dirty.length) dirty.set(page);
-    }
-    this.#dirty = dirty;
+    changes.addAll(this.#changes);
+    this.#changes = changes;
     if (this.#doubt === undefined) this.#releasePlaced(undo);
   }
 
@@ -296,8 +354,24 @@ export class Publisher {
 }
 
 /** Another state's root and pages, which are on disk already. */
-function takeOver({ root, pages }: State): Draft {
-  return { pieces: [], root, pages, replaced: [], placed: [] };
+function takeOver({ root, pages, fulls }: State): Draft {
+  return { pieces: [], root, pages, fulls, replaced: [], placed: [] };
+}
+
+function regionOf({ offsets, bytes }: PagePointers, page: number): Region {
+  return { offset: offsets[page]!, bytes: bytes[page]! };
+}
+
+function put({ offsets, bytes }: PagePointers, page: number, region: Region): void {
+  offsets[page] = region.offset;
+  bytes[page] = region.bytes;
+}
+
+function copyOf({ offsets, bytes }: PagePointers, count: number): PagePointers {
+  const copy = newPointers(count);
+  copy.offsets.set(offsets.subarray(0, count));
+  copy.bytes.set(bytes.subarray(0, count));
+  return copy;
 }
 
 /** Gives pages and roots their places in the log, one after the other, and joins neighbours into one write. */
@@ -315,7 +389,7 @@ class LogWriter {
     this.end = Math.ceil(logOffset / SECTOR_BYTES) * SECTOR_BYTES;
   }
 
-  place(bytes: Uint8Array): number {
+  place(bytes: Uint8Array): Region {
     const chunkBytes = this.#chunkBytes;
     const room = Math.ceil(this.end / chunkBytes) * chunkBytes - this.end;
     if (room < bytes.length) {
@@ -332,6 +406,6 @@ class LogWriter {
       this.pieces.push({ offset: region.offset, parts: [bytes], end: this.end });
     }
     this.placed.push(region);
-    return region.offset;
+    return region;
   }
 }

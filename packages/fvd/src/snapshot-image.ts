@@ -50,8 +50,12 @@ export class SnapshotImage implements DriverImage {
   }
 
   stats(): ImageStats {
-    const { table, pages } = this.#state;
-    return { residentMetadataBytes: table.residentBytes + pages.offsets.byteLength + pages.bytes.byteLength };
+    const { table, pages, fulls } = this.#state;
+    const places = [pages, fulls].reduce(
+      (sum, { offsets, bytes }) => sum + offsets.byteLength + bytes.byteLength,
+      0,
+    );
+    return { residentMetadataBytes: table.residentBytes + places };
   }
 
   async close(): Promise<void> {

@@ -4,6 +4,7 @@ import {
   ENTRY_ABSENT,
   ENTRY_ZERO,
   type Geometry,
+  type JournalRun,
   type Runs,
   ZERO,
 } from './layout.ts';
@@ -177,6 +178,40 @@ export class ChunkTable {
       }
     });
     this.#store(chunk, { starts, hosts }, blocksPerChunk);
+  }
+
+  /**
+   * What a journal or a delta says: guest blocks from `guest` on, counted over all chunks, are at `host …`. Chunks end
+   * on either side within the run; `changed` is told of each guest chunk.
+   */
+  apply({ guest, count, host }: JournalRun, changed: (chunk: number) => void): void {
+    const { blocksPerChunk } = this.geometry;
+    for (let done = 0; done < count; ) {
+      const chunk = Math.floor((guest + done) / blocksPerChunk);
+      const block = guest + done - chunk * blocksPerChunk;
+      const at = continuation(host, done);
+      const room = blocksPerChunk - Math.max(block, at > ZERO ? at % blocksPerChunk : 0);
+      const part = Math.min(count - done, room);
+      this.set(chunk, block, part, at, () => undefined);
+      changed(chunk);
+      done += part;
+    }
+  }
+
+  /** Where blocks `start … end`, counted over all chunks, are: runs that each go on as long as one can. */
+  runsBetween(start: number, end: number): JournalRun[] {
+    const { blocksPerChunk } = this.geometry;
+    const runs: { guest: number; count: number; host: number }[] = [];
+    for (let at = start; at < end; ) {
+      const chunk = Math.floor(at / blocksPerChunk);
+      const found = this.find(chunk, at - chunk * blocksPerChunk);
+      const count = Math.min(found.count, end - at);
+      const last = runs.at(-1);
+      if (last !== undefined && continuation(last.host, last.count) === found.host) last.count += count;
+      else runs.push({ guest: at, count, host: found.host });
+      at += count;
+    }
+    return runs;
   }
 
   /** A table of its own with the same entries; chunks past `chunks` must be absent. */

@@ -1,10 +1,13 @@
-import { corrupt, type Storage } from '@cowlab/core';
+import { type Awaitable, corrupt, type Storage } from '@cowlab/core';
 import {
   type ChunkEntry,
+  decodeDelta,
   decodePage,
   decodeRoot,
+  type Delta,
   encodePage,
   type Geometry,
+  isDelta,
   isWithin,
   newPointers,
   pageCount,
@@ -18,7 +21,8 @@ import { ChunkTable } from './table.ts';
 /*
  * A state on disk is a root and the pages it points to. Pages are immutable and shared: a new state writes the
  * pages that changed and a new root. So a snapshot costs what changed since the one before, and each can be read
- * alone, whatever happened to the others.
+ * alone, whatever happened to the others. Where little of a large page has changed, the root points to a delta, which
+ * points to the page (deltas.ts): two reads, never more.
  */
 
 /** One state: table, and where it lies. */
@@ -26,7 +30,15 @@ export interface State {
   readonly table: ChunkTable;
   readonly size: number;
   readonly root: Region;
+  /** What the root points to: pages and deltas. */
   readonly pages: PagePointers;
+  /** Of those that are deltas, the pages under them. */
+  readonly fulls: PagePointers;
+}
+
+/** A page or a delta, and where it lies. */
+export interface PlacedPage extends Region {
+  readonly page: number;
 }
 
 /** Pages lie close together; one read takes in up to this many bytes of them. */
@@ -37,7 +49,8 @@ const GAP_BYTES = 64 * 1024;
 /** The state of a new image: a root, and nothing mapped. */
 export function emptyState(geometry: Geometry, size: number, root: Region): State {
   const table = new ChunkTable(geometry, Math.ceil(size / geometry.chunkBytes));
-  return { table, size, root, pages: newPointers(pageCount(geometry, size)) };
+  const count = pageCount(geometry, size);
+  return { table, size, root, pages: newPointers(count), fulls: newPointers(count) };
 }
 
 /** Where the pages of a state lie. Memory is bounded by the file: the root lies in it and has 8 bytes for each page. */
@@ -70,46 +83,95 @@ export async function readState(
 ): Promise<State> {
   const file = storage.name;
   const pages = await readRoot(storage, root, size, geometry, hostChunks);
-  const chunks = Math.ceil(size / geometry.chunkBytes);
-  const table = new ChunkTable(geometry, chunks);
-  await eachPage(storage, pages, (page, content) => {
-    decodePage(content, page, geometry, hostChunks, file, (slot, count, entry) => {
-      const chunk = page * geometry.pageChunks + slot;
-      if (chunk + count > chunks) {
-        throw corrupt(file, `page[${page}]`, `chunk ${chunk + count - 1} is past the end of the disk`);
+  const fulls = newPointers(pages.bytes.length);
+  const table = new ChunkTable(geometry, Math.ceil(size / geometry.chunkBytes));
+  await eachPiece(storage, presentPages(pages), async (piece) => {
+    const deltas = new Map<number, Delta>();
+    for (const [{ page }, content] of piece) {
+      if (!isDelta(content)) loadPage(table, page, content, hostChunks, file);
+      else deltas.set(page, decodeDelta(content, page, geometry, hostChunks, file));
+    }
+    const under = [...deltas].map(([page, { full }]) => ({ page, ...full }));
+    await eachPiece(storage, under, (below) => {
+      for (const [{ page, offset, bytes }, content] of below) {
+        fulls.offsets[page] = offset;
+        fulls.bytes[page] = bytes;
+        loadPage(table, page, content, hostChunks, file);
+        applyDelta(table, page, deltas.get(page)!, file);
       }
-      table.load(chunk, count, entry);
     });
   });
-  return { table, size, root, pages };
+  return { table, size, root, pages, fulls };
 }
 
-/** Reads every page, in the order they lie on disk, in large pieces. */
-export async function eachPage(
+/** Puts the entries of a page into a table in which they are absent. */
+function loadPage(
+  table: ChunkTable,
+  page: number,
+  content: Uint8Array,
+  hostChunks: number,
+  file: string,
+): void {
+  const { geometry, chunks } = table;
+  decodePage(content, page, geometry, hostChunks, file, (slot, count, entry) => {
+    const chunk = page * geometry.pageChunks + slot;
+    if (chunk + count > chunks) throw pastTheEnd(file, page, chunk + count - 1);
+    table.load(chunk, count, entry);
+  });
+}
+
+function applyDelta(table: ChunkTable, page: number, { runs }: Delta, file: string): void {
+  const { pageChunks, blocksPerChunk } = table.geometry;
+  const first = page * pageChunks * blocksPerChunk;
+  for (const { guest, count, host } of runs) {
+    const last = Math.floor((first + guest + count - 1) / blocksPerChunk);
+    if (last >= table.chunks) throw pastTheEnd(file, page, last);
+    table.apply({ guest: first + guest, count, host }, () => undefined);
+  }
+}
+
+function pastTheEnd(file: string, page: number, chunk: number): Error {
+  return corrupt(file, `page[${page}]`, `chunk ${chunk} is past the end of the disk`);
+}
+
+/** The pages that are not absent, or those of them that are named. */
+export function presentPages(
+  { offsets, bytes }: PagePointers,
+  wanted: Iterable<number> = bytes.keys(),
+): PlacedPage[] {
+  const present: PlacedPage[] = [];
+  for (const page of wanted) {
+    if (bytes[page]! > 0) present.push({ page, offset: offsets[page]!, bytes: bytes[page]! });
+  }
+  return present;
+}
+
+/** Reads pages in the order they lie on disk, in large pieces; `visit` gets the pages of one piece, one piece at a time. */
+export async function eachPiece(
   storage: Storage,
-  pages: PagePointers,
-  visit: (page: number, content: Uint8Array) => void,
+  pages: readonly PlacedPage[],
+  visit: (piece: readonly (readonly [PlacedPage, Uint8Array])[]) => Awaitable<void>,
 ): Promise<void> {
-  const present = [...pages.bytes.keys()].filter((page) => pages.bytes[page]! > 0);
-  present.sort((a, b) => pages.offsets[a]! - pages.offsets[b]!);
+  const present = pages.toSorted((a, b) => a.offset - b.offset);
   for (let first = 0; first < present.length; ) {
-    const start = pages.offsets[present[first]!]!;
+    const start = present[first]!.offset;
     let end = start;
     let next = first;
     while (next < present.length) {
-      const page = present[next]!;
-      const pageEnd = pages.offsets[page]! + pages.bytes[page]!;
-      if (pages.offsets[page]! > end + GAP_BYTES || (next > first && pageEnd - start > READ_BYTES)) break;
-      end = Math.max(end, pageEnd);
+      const { offset, bytes } = present[next]!;
+      if (offset > end + GAP_BYTES || (next > first && offset + bytes - start > READ_BYTES)) break;
+      end = Math.max(end, offset + bytes);
       next++;
     }
-    const piece = new Uint8Array(end - start);
-    await storage.read(start, piece, 'mapping');
-    for (; first < next; first++) {
-      const page = present[first]!;
-      const at = pages.offsets[page]! - start;
-      visit(page, piece.subarray(at, at + pages.bytes[page]!));
-    }
+    const content = new Uint8Array(end - start);
+    await storage.read(start, content, 'mapping');
+    await visit(
+      present.slice(first, next).map((place) => {
+        const at = place.offset - start;
+        return [place, content.subarray(at, at + place.bytes)] as const;
+      }),
+    );
+    first = next;
   }
 }
 

@@ -20,6 +20,7 @@ import { fvd } from '../src/index.ts';
 import {
   contents,
   countedDisk,
+  eager,
   file,
   gathering,
   KiB,
@@ -200,7 +201,7 @@ class Life {
   static async begin(seed: number): Promise<Life> {
     const folder = new DelayedFolder(new MemoryFolder(), seed, 2);
     const options = { chunk_size: 64 * KiB, block_size: 512, journal_size: 64 * KiB };
-    const driver = gathering(4 + (seed % 5));
+    const driver = eager(4 + (seed % 5));
     await createDisk({ folder, file }, { driver, size: 160 * KiB + 512, options });
     const disk = await openDisk({ folder, file }, { drivers: [driver], format: 'fvd' });
     return new Life(folder, seed, disk);
@@ -277,9 +278,12 @@ describe('any history, with requests that overtake each other', () => {
   });
 });
 
-describe('the conformance suite, with chunks that are gathered by most first writes', () => {
+describe.each([
+  ['chunks that are gathered by most first writes', gathering(4)],
+  ['the same, and deltas over pages of any length', eager(4)],
+])('the conformance suite, with %s', (_, driver) => {
   const seed = 20_261_124;
-  const subject = { driver: gathering(4), options: { chunk_size: 64 * KiB, block_size: 512 } };
+  const subject = { driver, options: { chunk_size: 64 * KiB, block_size: 512 } };
   // What has been gathered lies elsewhere, so `diff` names it; that group wants nothing named but what was written.
   const scenarios = groups
     .filter(({ name }) => name !== 'differences between states')

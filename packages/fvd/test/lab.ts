@@ -18,13 +18,23 @@ export const MiB: number = KiB * KiB;
 /** 16 blocks a chunk: small enough to fill, large enough to pack. */
 const small = { chunk_size: 64 * KiB, block_size: 4 * KiB, journal_size: 64 * KiB };
 
-/** The driver, with so few places allowed to a chunk that first writes gather all the time. */
-export function gathering(maxPlaces: number): BlockDriver {
+/** The driver, opened with other options. */
+function tuned(options: Readonly<Record<string, number>>): BlockDriver {
   return {
     ...fvd,
     open: (folder, name, context) =>
-      fvd.open(folder, name, { ...context, options: { ...context.options, max_places: maxPlaces } }),
+      fvd.open(folder, name, { ...context, options: { ...context.options, ...options } }),
   };
+}
+
+/** The driver, with so few places allowed to a chunk that first writes gather all the time. */
+export function gathering(maxPlaces: number): BlockDriver {
+  return tuned({ max_places: maxPlaces });
+}
+
+/** The driver, with deltas over pages of any length. */
+export function eager(maxPlaces = 64): BlockDriver {
+  return tuned({ max_places: maxPlaces, min_delta_page: 0 });
 }
 
 /** How many rows of blocks each chunk of the disk lies in. */

@@ -1,22 +1,28 @@
+import { Random } from '@cowlab/conformance';
 import { viewOf, writeU64LE } from '@cowlab/core';
 import { describe, expect, it } from 'vitest';
 import {
+  ABSENT,
   type ChunkEntry,
   decodeCounts,
+  decodeDelta,
   decodeDirectory,
   decodeJournalSector,
   decodePage,
   decodeRoot,
   decodeSuperblock,
+  type Delta,
   type Directory,
   directoryBytesOf,
   ENTRY_ZERO,
   encodeCatalog,
+  encodeDelta,
   encodeJournal,
   encodePage,
   encodeRoot,
   encodeSuperblock,
   geometryOf,
+  isDelta,
   isGeometry,
   MAX_CHUNKS,
   MAX_JOURNAL_BYTES,
@@ -53,6 +59,7 @@ function superblockOf(changes: Partial<Superblock> = {}): Superblock {
     base: '',
     baseFormat: '',
     baseSnapshot: '',
+    hasDeltas: false,
     ...changes,
   };
 }
@@ -73,6 +80,7 @@ describe('superblock', () => {
     ['the longest names', { base: 'b'.repeat(1024), baseFormat: 'f'.repeat(1024) }],
     ['a snapshot of the base', { base: 'b', baseSnapshot: '4294967294' }],
     ['the longest names, of a clone', { base: 'b'.repeat(1024), baseSnapshot: 's'.repeat(1024) }],
+    ['a table that may have deltas', { hasDeltas: true }],
     ['a name in UTF-8', { base: 'Grundlage-ä-磁盘.raw', baseFormat: 'raw' }],
   ])('keeps %s', (_, changes) => {
     const block = superblockOf(changes);
@@ -122,11 +130,13 @@ describe('superblock', () => {
     expect(() => decodeSuperblock(seal(bytes, 8), file)).toThrow(refusal('superblock'));
   });
 
-  it('has an incompatible feature when a snapshot of the base answers, and only then', () => {
+  it('has an incompatible feature for a snapshot of the base and one for deltas, and only with them', () => {
     const features = (changes: Partial<Superblock>): number =>
       viewOf(encodeSuperblock(superblockOf(changes))).getUint32(12, true);
     expect(features({ base: 'b' })).toBe(0);
     expect(features({ base: 'b', baseSnapshot: '1' })).toBe(2);
+    expect(features({ base: 'b', hasDeltas: true })).toBe(1);
+    expect(features({ base: 'b', baseSnapshot: '1', hasDeltas: true })).toBe(3);
   });
 
   it.each<[string, number, number]>([
@@ -143,7 +153,7 @@ describe('superblock', () => {
     const bytes = encodeSuperblock(superblockOf());
     viewOf(bytes).setUint32(16, 0x8000_0001, true);
     expect(decodeSuperblock(seal(bytes, 8), file)).toEqual(superblockOf());
-    viewOf(bytes).setUint32(12, 0x8000_0000, true);
+    viewOf(bytes).setUint32(12, 4, true);
     const refused = refusal('superblock.incompatibleFeatures', 'ERR_UNSUPPORTED');
     expect(() => decodeSuperblock(seal(bytes, 8), file)).toThrow(refused);
   });
@@ -248,6 +258,95 @@ describe('page', () => {
     const page = encodePage(7, [5])!;
     page[20]! ^= 1;
     expect(() => decoded(page, 10)).toThrow('page[7]: checksum does not match');
+  });
+});
+
+describe('delta', () => {
+  const full = { offset: 2 ** 52 - 65_535 * 16, bytes: 65_535 * 16 };
+
+  function decoded(delta: Uint8Array, hostChunks = 10): Delta {
+    return decodeDelta(delta, 7, geometry, hostChunks, file);
+  }
+
+  it('keeps the first and the last block, marks, the farthest page and the largest host block', () => {
+    const runs = [
+      { guest: 0, count: 1, host: ABSENT },
+      { guest: 1, count: 300, host: ZERO },
+      { guest: 301, count: 700, host: 256 },
+      { guest: 65_535, count: 1, host: 2 ** 44 - 1 },
+    ];
+    const delta = encodeDelta(7, full, 4000, runs);
+    expect(delta).toHaveLength(80);
+    expect(isDelta(delta)).toBe(true);
+    expect(decoded(delta, 2 ** 36)).toEqual({ full, runs, spent: 4080 });
+  });
+
+  it.each([ABSENT, ZERO, 5 * 256])('keeps one run of all blocks, at host block %i', (host) => {
+    const delta = encodeDelta(7, { offset: MiB, bytes: 64 }, 0, [{ guest: 0, count: 65_536, host }]);
+    const { runs } = decoded(delta, 300);
+    expect(runs.reduce((sum, { count }) => sum + count, 0)).toBe(65_536);
+    expect(runs[1]).toEqual({ guest: 65_535, count: 1, host: host > ZERO ? host + 65_535 : host });
+  });
+
+  it('is told from a page', () => {
+    expect(isDelta(encodePage(7, [5])!)).toBe(false);
+    expect(isDelta(new Uint8Array(4))).toBe(false);
+  });
+
+  it.each<[string, (view: DataView) => void, string]>([
+    ['another index', (view) => view.setUint32(4, 8, true), 'is of another place'],
+    ['a length past its end', (view) => view.setUint32(8, 4096, true), 'is of another place'],
+    ['a length without a header', (view) => view.setUint32(8, 22, true), 'ends inside a run'],
+    ['a length that cuts a run', (view) => view.setUint32(8, 47, true), 'ends inside a run'],
+    ['a page in the superblock', (view) => view.setUint32(16, 511, true), 'outside the file'],
+    ['a page past the file', (view) => view.setUint16(20, 0xffff, true), 'outside the file'],
+    ['a page of no bytes', (view) => view.setUint16(22, 0, true), 'outside the file'],
+    ['fewer bytes of deltas than its own', (view) => view.setUint32(24, 63, true), 'fewer than its own'],
+    ['a run of nothing', (view) => view.setUint16(34, 0, true), 'out of order'],
+    ['a run past the page', (view) => view.setUint16(44, 65_535, true), 'out of order'],
+    ['a run before the last', (view) => view.setUint16(42, 3, true), 'out of order'],
+    ['a run over the last', (view) => view.setUint16(42, 5, true), 'out of order'],
+    ['a block in chunk 0', (view) => view.setUint32(38, 255, true), 'outside the file'],
+    ['a block past the file', (view) => view.setUint32(38, 10 * 256 - 1, true), 'outside the file'],
+    ['a block far past the file', (view) => view.setUint16(36, 1, true), 'outside the file'],
+  ])('refuses %s', (_, damage, problem) => {
+    const runs = [
+      { guest: 4, count: 2, host: 9 * 256 },
+      { guest: 90, count: 2, host: ZERO },
+    ];
+    const delta = encodeDelta(7, { offset: MiB, bytes: 64 }, 0, runs);
+    damage(viewOf(delta));
+    expect(() => decoded(seal(delta, 12))).toThrow(problem);
+  });
+
+  it('refuses a checksum that does not match', () => {
+    const delta = encodeDelta(7, { offset: MiB, bytes: 64 }, 0, []);
+    delta[20]! ^= 1;
+    expect(() => decoded(delta)).toThrow('page[7]: delta: checksum does not match');
+  });
+
+  it('of any bytes with a right checksum is decoded or refused as corrupt', () => {
+    const random = new Random(20_261_124);
+    let refused = 0;
+    for (let round = 0; round < 3000; round++) {
+      const runs = Array.from({ length: 1 + random.below(6) }, (_, i) => ({
+        guest: i * 100 + random.below(50),
+        count: 1 + random.below(50),
+        host: random.below(2) * (256 + random.below(2000)),
+      }));
+      const delta = encodeDelta(7, { offset: MiB, bytes: 64 }, 0, runs);
+      for (let i = 0; i < 2; i++) delta[16 + random.below(delta.length - 16)] = random.below(256);
+      viewOf(delta).setUint32(8, 32 + random.below(80), true);
+      try {
+        const { runs: found } = decoded(seal(delta, 12));
+        for (const { guest, count } of found) expect(guest + count).toBeLessThanOrEqual(65_536);
+      } catch (error) {
+        expect(error).toEqual(refusal('page[7]'));
+        refused++;
+      }
+    }
+    expect(refused).toBeGreaterThan(100);
+    expect(refused).toBeLessThan(3000);
   });
 });
 

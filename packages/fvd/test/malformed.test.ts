@@ -4,9 +4,11 @@ import { beforeAll, describe, expect, it } from 'vitest';
 import {
   decodeSuperblock,
   encodeCatalog,
+  encodeDelta,
   encodeJournal,
   encodePage,
   encodeSuperblock,
+  type Region,
   SLOT_BYTES,
   type Superblock,
   seal,
@@ -52,6 +54,32 @@ function putPage(image: Uint8Array, entries: Parameters<typeof encodePage>[1]): 
   view.setUint16(38, page.length / 16, true);
   seal(rootPart, 12);
 }
+
+/** Where the pieces lie that `putDelta` writes. */
+const fullAt = (): number => superblock.logOffset;
+const deltaAt = (): number => superblock.logOffset + 4096;
+
+/** Puts a delta over a page of `entries` in the place of the front's first page. */
+function putDelta(
+  image: Uint8Array,
+  entries: Parameters<typeof encodePage>[1],
+  runs: Parameters<typeof encodeDelta>[3],
+  full: Partial<Region> = {},
+): void {
+  putPage(image, entries);
+  const page = encodePage(0, entries)!;
+  const delta = encodeDelta(0, { offset: fullAt(), bytes: page.length, ...full }, 0, runs);
+  image.set(delta, deltaAt());
+  const { root } = superblock;
+  const rootPart = image.subarray(root.offset, root.offset + root.bytes);
+  const view = viewOf(rootPart);
+  view.setUint32(32, deltaAt() / 16, true);
+  view.setUint16(38, delta.length / 16, true);
+  seal(rootPart, 12);
+}
+
+/** A host chunk that nothing reaches; the disk is not damaged by what is mapped to it. */
+const lastHostChunk = (): number => superblock.hostChunks - 1;
 
 function putJournal(image: Uint8Array, run: { guest: number; count: number; host: number }): void {
   image.set(encodeJournal([run], superblock.generation, 0, 0).bytes, superblock.journal.offset);
@@ -199,6 +227,79 @@ const damages: [what: string, field: string, damage: Damage, code?: string][] = 
       ]),
   ],
   ['data in the journal', 'table[0]', (image) => putPage(image, [1])],
+  [
+    'a delta with a bad checksum',
+    'page[0]',
+    (image) => {
+      putDelta(image, [lastHostChunk()], []);
+      image[deltaAt() + 28]! ^= 1;
+    },
+  ],
+  [
+    'a delta over a damaged page',
+    'page[0]',
+    (image) => {
+      putDelta(image, [lastHostChunk()], []);
+      image[fullAt() + 20]! ^= 1;
+    },
+  ],
+  [
+    'a delta over a page of another index',
+    'page[0]',
+    (image) => {
+      putDelta(image, [lastHostChunk()], []);
+      image.set(encodePage(1, [lastHostChunk()])!, fullAt());
+    },
+  ],
+  [
+    'a delta over a delta',
+    'page[0]',
+    (image) => {
+      putDelta(image, [lastHostChunk()], []);
+      image.set(encodeDelta(0, { offset: deltaAt(), bytes: 32 }, 0, []), fullAt());
+    },
+  ],
+  ['a delta over itself', 'page[0]', (image) => putDelta(image, [5], [], { offset: deltaAt() })],
+  ['a delta over a page far away', 'page[0]', (image) => putDelta(image, [5], [], { offset: image.length })],
+  [
+    'a delta over nothing',
+    'page[0]',
+    (image) => putDelta(image, [lastHostChunk()], [], { offset: image.length - 64 * KiB }),
+  ],
+  [
+    'a delta over a page in the journal',
+    'root.page',
+    (image) => {
+      putDelta(image, [lastHostChunk()], [], { offset: superblock.journal.offset + 4096 });
+      image.set(encodePage(0, [lastHostChunk()])!, superblock.journal.offset + 4096);
+    },
+  ],
+  [
+    'a delta with a chunk past the end of the disk',
+    'page[0]',
+    (image) => putDelta(image, [lastHostChunk()], [{ guest: 16 * 16 - 1, count: 2, host: 0 }]),
+  ],
+  [
+    'a delta over a page with a chunk past the end of the disk, which it takes away',
+    'page[0]',
+    (image) => putDelta(image, [...new Array<number>(16).fill(0), -1], [{ guest: 0, count: 1, host: 0 }]),
+  ],
+  [
+    'a delta with a block outside the file',
+    'page[0]',
+    (image) =>
+      putDelta(image, [lastHostChunk()], [{ guest: 0, count: 2, host: superblock.hostChunks * 16 - 1 }]),
+  ],
+  [
+    'a delta with a block that the page has elsewhere',
+    'table[1]',
+    (image) => putDelta(image, [3], [{ guest: 16, count: 1, host: 3 * 16 }]),
+  ],
+  [
+    'a delta with a block in the journal',
+    'table[0]',
+    (image) => putDelta(image, [3], [{ guest: 0, count: 1, host: 17 }]),
+  ],
   [
     'data in the catalog',
     'table[0]',
