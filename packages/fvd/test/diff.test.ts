@@ -1,6 +1,6 @@
 import { type DiffExtent, type Disk, MemoryFolder, totalCounts } from '@cowlab/core';
 import { describe, expect, it } from 'vitest';
-import { countedDisk, file, KiB, makeImage, MiB, openImage } from './lab.ts';
+import { copyOf, countedDisk, file, KiB, makeImage, MiB, openImage } from './lab.ts';
 
 const TiB = 2 ** 40;
 const large = { preallocation: 'metadata' };
@@ -96,7 +96,7 @@ describe('diff', () => {
     await disk.write(40 * KiB, new Uint8Array(4 * KiB).fill(2));
     await disk.flush();
     // Nothing is closed: what a power loss now would leave.
-    const reader = await openImage(inner, true);
+    const reader = await openImage(await copyOf(inner), true);
     expect(await collect(reader, 'one')).toEqual([block(40 * KiB)]);
     await reader.close();
     await disk.close();
