@@ -10,6 +10,7 @@ export {
   type StorageMethod,
 } from './intercepted-folder.ts';
 export { type Exhibit, judgeImage, type JudgeSpec, qemuAvailable } from './judge.ts';
+export { kills, type StartVictim } from './kill/kills.ts';
 export { type ModelCommand, modelRun, type ModelRunOptions, runCommands } from './model-run.ts';
 export type { LabPart, PartContext, PartCounts, Violation } from './part.ts';
 export { pattern, Random } from './random.ts';
