@@ -1,6 +1,7 @@
 export { conformance } from './conformance.ts';
 export { DelayedFolder } from './delayed-folder.ts';
 export { crashes } from './explorer/crashes.ts';
+export { type LostFlush, loseFlushes } from './explorer/lost-flush.ts';
 export { type Fault, FaultFolder, type FaultKind } from './fault-folder.ts';
 export { faultPart as faults } from './faults/part.ts';
 export {

@@ -258,15 +258,6 @@ const defects: readonly Defect[] = [
     model: false,
   },
   {
-    name: 'leaves out a flush now and then while it copies',
-    driver: overSpoiltFolder(
-      mapping,
-      unless(({ method }, count) => method === 'flush' && count % 2 === 0),
-    ),
-    group: 'local copies of a backing',
-    model: false,
-  },
-  {
     name: 'lets go of its backing before it has what it needs',
     driver: {
       ...mapping,
@@ -275,7 +266,7 @@ const defects: readonly Defect[] = [
         return spoilt(image, { releaseBacking: () => releaseTooSoon(folder, file, image) });
       },
     },
-    group: 'local copies of a backing',
+    group: 'power loss',
     model: false,
   },
   {

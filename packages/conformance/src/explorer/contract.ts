@@ -8,7 +8,7 @@ import assert from 'node:assert/strict';
 const sectorBytes = 512;
 
 export type GuestEvent = { readonly at: number } & (
-  | { readonly kind: 'issued' | 'flushed'; readonly disk: Uint8Array }
+  | { readonly kind: 'issued' | 'flushed' | 'applied' | 'closed'; readonly disk: Uint8Array }
   /** The disk becomes `disk` as a whole, or stays. */
   | { readonly kind: 'replacing'; readonly disk: Uint8Array }
   | { readonly kind: 'resizing' | 'resized'; readonly size: number }
@@ -44,6 +44,8 @@ export function resized(disk: Uint8Array, size: number): Uint8Array {
 
 const promises = new Set<GuestEvent['kind']>([
   'flushed',
+  'applied',
+  'closed',
   'resized',
   'created',
   'deleted',
@@ -80,6 +82,8 @@ function advance(draft: Draft, event: GuestEvent): void {
       for (const disks of draft.alternatives) disks.push(event.disk);
       return;
     case 'flushed':
+    case 'applied':
+    case 'closed':
       draft.alternatives = [[event.disk]];
       return;
     case 'replacing':

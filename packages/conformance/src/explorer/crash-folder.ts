@@ -1,4 +1,4 @@
-import type { Awaitable, Storage } from '@cowlab/core';
+import type { Awaitable, Purpose, Storage } from '@cowlab/core';
 import { InterceptedFolder, type StorageCall } from '../intercepted-folder.ts';
 import type { PageFile, PageFolder } from './page-folder.ts';
 
@@ -18,6 +18,7 @@ export interface ContentChange {
   readonly offset: number;
   /** What is there afterwards; for a new length, undefined, and `offset` is the length. */
   readonly bytes?: Uint8Array;
+  readonly purpose: Purpose;
 }
 
 export interface NameChange {
@@ -106,9 +107,9 @@ export class CrashFolder extends InterceptedFolder {
     this.#entries.push({ kind: 'name', set: { name: to, file }, ...(removes && { unset: from }) });
   }
 
-  #noteContent({ method, offset, length, source }: StorageCall, file: FileId): void {
+  #noteContent({ method, offset, length, source, purpose }: StorageCall, file: FileId): void {
     const change = (at: number, bytes?: Uint8Array): unknown =>
-      this.#entries.push({ kind: 'content', file, offset: at, ...(bytes && { bytes }) });
+      this.#entries.push({ kind: 'content', file, offset: at, purpose, ...(bytes && { bytes }) });
     if (method === 'flush') this.#entries.push({ kind: 'flush', file });
     if (method === 'truncate') change(length);
     if (method === 'write' && source !== undefined) change(offset, source.slice());

@@ -53,8 +53,8 @@ function seedOf(name: string, seed: number): number {
   return mixed >>> 0;
 }
 
-function newsOf(entry: Entry, isFirst: boolean, promises: boolean): News {
-  if (isFirst || promises) return 'anything';
+function newsOf(entry: Entry, isAlone: boolean, promises: boolean): News {
+  if (isAlone || promises) return 'anything';
   if (entry.kind === 'content') return 'last call';
   return entry.kind === 'name' ? 'last name' : 'anything';
 }
@@ -81,19 +81,20 @@ export class Explorer {
     this.#random = new Random(seedOf('explorer', lab.seed));
   }
 
-  /** Every moment of the history, in order, or as many as the bounds allow. */
-  async explore(history: History): Promise<void> {
+  /** Every moment of the history from `first` to `last`, in order, or as many as the bounds allow. */
+  async explore(history: History, first = 1, last: number = history.log.entries.length): Promise<void> {
     const { entries } = history.log;
     const medium = new Medium(history.log);
-    const chance = this.#bounds.moments / entries.length;
-    let skipped = false;
-    for (const [index, entry] of entries.entries()) {
+    const moments = last - first + 1;
+    let skipped = true;
+    for (const [index, entry] of entries.slice(0, last).entries()) {
       medium.happen(entry);
       const position = index + 1;
-      const isChosen = chance >= 1 || this.#random.below(entries.length) < this.#bounds.moments;
+      if (position < first) continue;
+      const isChosen = moments <= this.#bounds.moments || this.#random.below(moments) < this.#bounds.moments;
       if (isChosen) {
         const promises = promisesAt(history.events, position);
-        const news = newsOf(entry, index === 0 || skipped, promises);
+        const news = newsOf(entry, skipped, promises);
         await this.#exploreMoment(history, medium, position, news);
       }
       skipped = !isChosen;

@@ -143,7 +143,7 @@ export class Guest {
     this.#model = disk;
     this.#note({ kind: 'replacing', disk });
     await this.disk.snapshots.apply(name);
-    this.#note({ kind: 'flushed', disk });
+    this.#note({ kind: 'applied', disk });
   }
 
   async rename(name: string, newName: string): Promise<void> {
@@ -172,7 +172,7 @@ export class Guest {
   /** Everything is durable when the disk is closed. */
   async close(): Promise<void> {
     await this.disk.close();
-    this.#note({ kind: 'flushed', disk: this.#model });
+    this.#note({ kind: 'closed', disk: this.#model });
   }
 
   #issue(model: Uint8Array): void {

@@ -38,10 +38,11 @@ export async function recordHistory(lab: Lab, workload: CrashWorkload): Promise<
   await before.close();
   const folder = new CrashFolder(inner);
   const disk = await openIn(lab, folder, { readOnly: false, copyOnRead: workload.copyOnRead === true });
+  const opened = folder.position;
   const { model, snapshots } = before;
   const guest = new Guest(disk, folder, { ...start, disk: model, snapshots }, { random, stride });
   for (const [index, event] of guest.events.entries()) guest.events[index] = { ...event, at: 0 };
   await workload.run(guest);
   await guest.close();
-  return { log: folder.log, events: guest.events };
+  return { log: folder.log, events: guest.events, opened };
 }

@@ -25,6 +25,8 @@ import type { PageFolder } from './page-folder.ts';
 export interface History {
   readonly log: CrashLog;
   readonly events: readonly GuestEvent[];
+  /** The position when the disk was open. */
+  readonly opened: number;
 }
 
 async function assertChecked(lab: Lab, disk: Disk): Promise<CheckReport> {
@@ -67,8 +69,14 @@ function freeName({ snapshots }: Guest): string {
 }
 
 /** The first things that are done to an image after a crash: opened for writing, and used. */
-async function goOn(lab: Lab, folder: CrashFolder, found: StartingPoint, random: Random): Promise<Guest> {
+async function goOn(
+  lab: Lab,
+  folder: CrashFolder,
+  found: StartingPoint,
+  random: Random,
+): Promise<{ guest: Guest; opened: number }> {
   const disk = await openIn(lab, folder, { readOnly: false });
+  const opened = folder.position;
   const guest = new Guest(disk, folder, found, { random, stride: lab.stride });
   // Whatever opening did must not show: the guest counts on what was found before it.
   for (const [index, event] of guest.events.entries()) guest.events[index] = { ...event, at: 0 };
@@ -79,7 +87,7 @@ async function goOn(lab: Lab, folder: CrashFolder, found: StartingPoint, random:
   if (hasSnapshots(lab.capabilities)) await guest.create(freeName(guest));
   await guest.writeSome(0, guest.strides, 4);
   await guest.close();
-  return guest;
+  return { guest, opened };
 }
 
 /** Throws where the state is not as it must be. Returns what recovering from it wrote. */
@@ -91,9 +99,9 @@ export async function verifyState(
 ): Promise<History> {
   const found = await inspect(lab, state, contract);
   const folder = new CrashFolder(state);
-  const guest = await goOn(lab, folder, found, random);
+  const { guest, opened } = await goOn(lab, folder, found, random);
   const snapshots = [...guest.snapshots].map(([name, disk]) => ({ names: [name], disk, required: true }));
   const { backing } = found;
   await inspect(lab, state, { key: '', alternatives: [[guest.model]], snapshots, backing });
-  return { log: folder.log, events: guest.events };
+  return { log: folder.log, events: guest.events, opened };
 }

@@ -1,13 +1,10 @@
 import assert from 'node:assert/strict';
-import { type Capabilities, type Disk, MemoryFolder, prefetch } from '@cowlab/core';
-import { CrashFolder } from '../crash-folder.ts';
+import { type Capabilities, type Disk, prefetch } from '@cowlab/core';
 import { DelayedFolder } from '../delayed-folder.ts';
-import { assertOldOrNew, disksAt, type GuestEvent } from '../durability.ts';
 import { assertCoded, assertSameBytes, failsWith, failureOf } from '../expect.ts';
 import { FaultFolder } from '../fault-folder.ts';
 import { type Lab, mainFile } from '../lab.ts';
 import { baseFile, overlay } from '../overlay.ts';
-import { pattern } from '../random.ts';
 import type { Scenario, ScenarioGroup } from '../subject.ts';
 import { TraceFolder } from '../trace-folder.ts';
 import { contentsOf, type Twin } from '../twin.ts';
@@ -342,75 +339,6 @@ const releasing: readonly Scenario[] = [
   },
 ];
 
-/** A guest whose reads copy, beside copies of all kinds; then the backing is released, where it can be. */
-async function workOver(lab: Lab, disk: Disk, folder: CrashFolder, start: Uint8Array): Promise<GuestEvent[]> {
-  let model = start;
-  const events: GuestEvent[] = [{ kind: 'flushed', at: folder.position, disk: model }];
-  const flush = async (): Promise<void> => {
-    await disk.flush();
-    events.push({ kind: 'flushed', at: folder.position, disk: model });
-  };
-  const write = async (tag: number): Promise<void> => {
-    const length = (1 + lab.random.below(20)) * 512;
-    const first = (2 * lab.stride) / 512;
-    const offset = (first + lab.random.below(Math.floor((disk.size - length) / 512) - first)) * 512;
-    const bytes = pattern(tag, length);
-    model = model.slice();
-    model.set(bytes, offset);
-    events.push({ kind: 'issued', at: folder.position, disk: model });
-    await disk.write(offset, bytes);
-  };
-  for (let step = 0; step < 24; step++) {
-    // The first strides are left for the end: what is copied just before the release is what it can lose.
-    const offset = 2 * lab.stride + lab.random.below(disk.size - 3 * lab.stride);
-    if (step % 4 === 0) await write(step);
-    else if (step % 4 === 1) await disk.read(offset, new Uint8Array(lab.stride));
-    else if (step % 4 === 2) await disk.populate(offset, lab.stride);
-    else if (step % 8 === 3) await flush();
-  }
-  await disk.populate();
-  if (releases(lab.capabilities)) {
-    await disk.releaseBacking();
-    events.push({ kind: 'flushed', at: folder.position, disk: model });
-  }
-  await write(100);
-  await flush();
-  return events;
-}
-
-const surviving: Scenario = {
-  name: 'power loss among copies, and in a release, leaves the bytes as they were',
-  place: 'memory',
-  async run(lab) {
-    const twin = await overlay(lab, 16, 12);
-    await twin.disk.close();
-    lab.release(twin);
-    assert.ok(lab.folder instanceof MemoryFolder);
-    const folder = await CrashFolder.on(lab.folder);
-    const disk = await lab.open({ folder, copyOnRead: true });
-    const events = await workOver(lab, disk, folder, twin.model.bytes.slice());
-    await disk.close();
-    let released = 0;
-    for (const crash of folder.crashes(lab.random, 2)) {
-      const what = `power loss at change ${crash.position}`;
-      const left = await crash.folder;
-      const first = await lab.open({ folder: left });
-      const isReleased = (await first.info()).backing === undefined;
-      await lab.closeAnyway(first);
-      if (isReleased) await left.remove(baseFile);
-      released += isReleased ? 1 : 0;
-      const found = await lab.open({ folder: left });
-      const seen = await contentsOf(found);
-      assertOldOrNew(seen, disksAt(events, crash.position), what);
-      await lab.assertClean(found, lab.capabilities.afterPowerLoss);
-      await found.populate();
-      assertSameBytes(await contentsOf(found), seen, `${what}: populated`);
-      await found.close();
-    }
-    assert.equal(released > 0, releases(lab.capabilities), 'states without a backing');
-  },
-};
-
 const absent: Scenario = {
   name: 'a format without backing files copies nothing, and says so',
   when: (capabilities) => !capabilities.backing,
@@ -423,7 +351,7 @@ const absent: Scenario = {
   },
 };
 
-const present = [...populating, ...copyingOnRead, ...prefetching, ...releasing, surviving].map(
+const present = [...populating, ...copyingOnRead, ...prefetching, ...releasing].map(
   (scenario): Scenario => ({
     ...scenario,
     when: (capabilities) => capabilities.backing && (scenario.when?.(capabilities) ?? true),

@@ -1,12 +1,8 @@
 import assert from 'node:assert/strict';
-import { MemoryFolder, type SnapshotInfo } from '@cowlab/core';
-import { CrashFolder } from '../crash-folder.ts';
+import type { SnapshotInfo } from '@cowlab/core';
 import { assertSameBytes, failsWith } from '../expect.ts';
 import { hasSnapshots, type Scenario, type ScenarioGroup } from '../subject.ts';
 import { contentsOf, type Twin } from '../twin.ts';
-
-/** States with any part of what was in flight, for each position of a crash. */
-const torn = 2;
 
 async function listed(twin: Twin, name: string): Promise<SnapshotInfo> {
   const found = (await twin.disk.snapshots.list()).find((snapshot) => snapshot.name === name);
@@ -85,38 +81,6 @@ const renaming: readonly Scenario[] = [
       await twin.disk.close();
       twin.disk = await lab.open({ readOnly: true });
       await failsWith('ERR_READ_ONLY', 'read-only', () => twin.disk.snapshots.rename('one', 'three'));
-    },
-  },
-  {
-    name: 'a rename that power loss meets has happened wholly or not at all, and is durable when it returned',
-    place: 'memory',
-    async run(lab) {
-      const inner = new MemoryFolder();
-      const twin = await lab.twin({ folder: inner });
-      await twin.fill();
-      await twin.createSnapshot('old');
-      await twin.createSnapshot('other');
-      await twin.disk.close();
-      lab.release(twin);
-      const folder = await CrashFolder.on(inner);
-      const disk = await lab.open({ folder });
-      await disk.snapshots.rename('old', 'new');
-      const returned = folder.position;
-      await disk.close();
-      let states = 0;
-      for (const crash of folder.crashes(lab.random, torn)) {
-        const survivor = await lab.open({ folder: await crash.folder });
-        const names = (await survivor.snapshots.list()).map(({ name }) => name);
-        const name = names[0] === 'old' && crash.position < returned ? 'old' : 'new';
-        assert.deepEqual(names, [name, 'other'], `power loss at change ${crash.position}`);
-        const snapshot = await survivor.snapshots.open(name);
-        assertSameBytes(await contentsOf(snapshot), twin.model.snapshot('old'), name);
-        await snapshot.close();
-        await lab.assertClean(survivor, lab.capabilities.afterPowerLoss);
-        await survivor.close();
-        states += 1;
-      }
-      assert.ok(states > 0, 'a rename changes something');
     },
   },
 ];
