@@ -42,8 +42,8 @@ export interface DeltaPlace {
 }
 
 /**
- * Reads the present deltas of pages. One that cannot be read is left out, and its page will be written whole: the
- * table in memory has all of it, so nothing is lost and the publication need not fail.
+ * Reads the present deltas of pages. From the first damaged one on they are left out, and their pages will be written
+ * whole: the table in memory has all of them. A storage that fails is another matter, and reported.
  */
 export async function recallDeltas(
   { storage, geometry, hostChunks }: DeltaPlace,
@@ -57,7 +57,7 @@ export async function recallDeltas(
       }
     });
   } catch (error) {
-    if (!isCowlabError(error)) throw error;
+    if (!isCowlabError(error, 'ERR_CORRUPT')) throw error;
   }
   return found;
 }
