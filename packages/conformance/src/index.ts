@@ -15,6 +15,7 @@ export { kills, type StartVictim } from './kill/kills.ts';
 export { type ModelCommand, modelRun, type ModelRunOptions, runCommands } from './model-run.ts';
 export type { LabPart, PartContext, PartCounts, Violation } from './part.ts';
 export { pattern, Random } from './random.ts';
+export { racePart as races } from './races/part.ts';
 export { ReferenceModel } from './reference-model.ts';
 export { groups, runScenario, scenariosFor } from './scenarios.ts';
 export type { ConformanceSubject, Place, Scenario, ScenarioGroup } from './subject.ts';

@@ -8,6 +8,7 @@ import { lifecycle } from './groups/lifecycle.ts';
 import { localCopies } from './groups/local-copies.ts';
 import { oneWriter } from './groups/one-writer.ts';
 import { powerLoss } from './groups/power-loss.ts';
+import { races } from './groups/races.ts';
 import { readOnly } from './groups/read-only.ts';
 import { readsAndWrites } from './groups/reads-and-writes.ts';
 import { resize } from './groups/resize.ts';
@@ -34,6 +35,7 @@ export const groups: readonly ScenarioGroup[] = [
   localCopies,
   clones,
   concurrency,
+  races,
   resize,
   damage,
   faults,

@@ -252,6 +252,21 @@ const defects: readonly Defect[] = [
     model: false,
   },
   {
+    name: 'lets writes side by side undo each other',
+    driver: { ...raw, open: async (...call) => withRaces(await raw.open(...call)) },
+    group: 'races',
+    model: false,
+  },
+  {
+    name: 'loses one write of many that are under way',
+    driver: overSpoiltFolder(
+      raw,
+      unless(({ method }, count) => method === 'write' && count % 97 === 0),
+    ),
+    group: 'races',
+    model: false,
+  },
+  {
     name: 'copies nothing behind a partial write',
     driver: { ...mapping, open: async (...call) => withoutTails(await mapping.open(...call)) },
     group: 'backing',

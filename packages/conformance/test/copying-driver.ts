@@ -3,6 +3,7 @@ import {
   type Capabilities,
   type CheckReport,
   corrupt,
+  CowlabError,
   type CreateRequest,
   type DataExtent,
   type DiffBatch,
@@ -181,7 +182,12 @@ class CopyingImage implements DriverImage {
 
   async #fileOf(id: string): Promise<string> {
     const file = (await this.#names()).find((name) => name.startsWith(`${this.#file}.${id}.`));
-    if (file === undefined) throw corrupt(this.#file, 'snapshot', `no file of snapshot ${id}`);
+    if (file === undefined) {
+      // A difference may be asked for in parts, and the snapshot deleted between them.
+      throw new CowlabError('ERR_SNAPSHOT_NOT_FOUND', `${this.#file}: no snapshot ${id}`, {
+        file: this.#file,
+      });
+    }
     return file;
   }
 

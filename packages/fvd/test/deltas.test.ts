@@ -225,7 +225,7 @@ describe('a page with a delta', () => {
   });
 
   it('may change all over while it is published: what the delta says is one moment', async () => {
-    const folder = new DelayedFolder(new MemoryFolder(), 3, 2);
+    const folder = new DelayedFolder(new MemoryFolder(), 3);
     const disk = await scattered(folder);
     const random = new Random(3);
     for (let round = 0; round < 60; round++) {

@@ -199,7 +199,7 @@ class Life {
   }
 
   static async begin(seed: number): Promise<Life> {
-    const folder = new DelayedFolder(new MemoryFolder(), seed, 2);
+    const folder = new DelayedFolder(new MemoryFolder(), seed);
     const options = { chunk_size: 64 * KiB, block_size: 512, journal_size: 64 * KiB };
     const driver = eager(4 + (seed % 5));
     await createDisk({ folder, file }, { driver, size: 160 * KiB + 512, options });

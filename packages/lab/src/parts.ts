@@ -1,6 +1,6 @@
 import { spawn } from 'node:child_process';
 import { fileURLToPath } from 'node:url';
-import { crashes, faults, kills, type LabPart } from '@cowlab/conformance';
+import { crashes, faults, kills, type LabPart, races } from '@cowlab/conformance';
 
 // Node 20 runs no TypeScript: seen from the sources, as tests do, the victim is the one of the last build.
 const victim = fileURLToPath(
@@ -11,6 +11,7 @@ const victim = fileURLToPath(
 export const parts: readonly LabPart[] = [
   crashes,
   faults,
+  races,
   kills((order) =>
     spawn(process.execPath, [victim, JSON.stringify(order)], { stdio: ['ignore', 'pipe', 'pipe'] }),
   ),
