@@ -244,16 +244,17 @@ class CopyingImage implements DriverImage {
 
   /** The disk is the file of that name, even when only the last confirmation of it is missing. */
   async #reopen(): Promise<void> {
-    const open = async (): Promise<void> => {
-      this.#storage = await this.#folder.open(this.#file, { readOnly: false, lock: 'exclusive' });
-    };
     await this.#storage.close();
-    try {
-      await open();
-    } catch (error) {
-      await open();
-      throw error;
+    let failure: unknown;
+    for (let attempt = 0; attempt < 3; attempt++) {
+      try {
+        this.#storage = await this.#folder.open(this.#file, { readOnly: false, lock: 'exclusive' });
+        break;
+      } catch (error) {
+        failure = error;
+      }
     }
+    if (failure !== undefined) throw failure;
   }
 }
 
