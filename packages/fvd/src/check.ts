@@ -67,7 +67,7 @@ export async function checkImage(image: FvdImage, options: CheckOptions): Promis
   };
 }
 
-/** How many snapshots reach each host chunk. */
+/** How many snapshots reach each host chunk. Those of one root are one state: it is read once. */
 async function countReached(
   image: FvdImage,
   { directory }: Catalog,
@@ -78,13 +78,14 @@ async function countReached(
   const { hostChunks } = image.space;
   const expected = new Uint16Array(hostChunks);
   const total = directory.snapshots.length;
-  for (const [done, snapshot] of directory.snapshots.entries()) {
+  let done = 0;
+  for (const alike of byRoot(directory.snapshots)) {
     await new Promise((resolve) => setImmediate(resolve));
     if (signal?.aborted === true) {
       const about = { file: image.storage.name };
       throw new CowlabError('ERR_ABORTED', `${image.storage.name}: check: aborted`, about, signal.reason);
     }
-    const state = await readSnapshot(image, snapshot, findings);
+    const state = await readSnapshots(image, alike, findings);
     if (state !== undefined) {
       const log = new Bitset(hostChunks);
       const data = new Bitset(hostChunks);
@@ -95,26 +96,46 @@ async function countReached(
         purposes.data.words[at]! |= data.words[at]!;
         log.words[at]! |= data.words[at]!;
       });
-      for (let chunk = log.nextSet(0); chunk >= 0; chunk = log.nextSet(chunk + 1)) expected[chunk]!++;
+      for (let chunk = log.nextSet(0); chunk >= 0; chunk = log.nextSet(chunk + 1)) {
+        expected[chunk]! += alike.length;
+      }
     }
-    onProgress?.({ done: done + 1, total });
+    done += alike.length;
+    onProgress?.({ done, total });
   }
   return expected;
 }
 
-async function readSnapshot(
+/** Snapshots between which nobody wrote have one root. */
+function byRoot(snapshots: readonly SnapshotEntry[]): Iterable<readonly SnapshotEntry[]> {
+  const alike = new Map<string, SnapshotEntry[]>();
+  for (const snapshot of snapshots) {
+    const { root, size } = snapshot;
+    const key = `${root.offset} ${root.bytes} ${size}`;
+    const others = alike.get(key);
+    if (others === undefined) alike.set(key, [snapshot]);
+    else others.push(snapshot);
+  }
+  return alike.values();
+}
+
+/** The state of snapshots of one root; a finding for each of them when it cannot be read. */
+async function readSnapshots(
   image: FvdImage,
-  { name, root, size }: SnapshotEntry,
+  snapshots: readonly SnapshotEntry[],
   findings: Findings,
 ): Promise<State | undefined> {
   const { storage, geometry, publisher, space } = image;
+  const { root, size } = snapshots[0]!;
   try {
     const state = await readState(storage, root, size, geometry, publisher.superblock.hostChunks);
     space.survey(state, storage.name);
     return state;
   } catch (error) {
     if (!isCowlabError(error, 'ERR_CORRUPT')) throw error;
-    findings.add('corruption', 'snapshot', `${JSON.stringify(name)}: ${error.message}`);
+    for (const { name } of snapshots) {
+      findings.add('corruption', 'snapshot', `${JSON.stringify(name)}: ${error.message}`);
+    }
     return undefined;
   }
 }

@@ -1,6 +1,7 @@
 import { pattern } from '@cowlab/conformance';
 import { CountingFolder, MemoryFolder, totalCounts, viewOf } from '@cowlab/core';
 import { beforeAll, describe, expect, it } from 'vitest';
+import type { FvdImage } from '../src/image.ts';
 import {
   decodeSuperblock,
   encodeCatalog,
@@ -483,6 +484,24 @@ describe('check', () => {
     expect(corruptions).toBeGreaterThan(0);
     expect(findings[0]).toMatchObject({ structure: 'snapshot', severity: 'corruption' });
     await expect(disk.snapshots.open('s')).rejects.toThrow(refusal('root'));
+    await disk.close();
+  });
+
+  it('reads a state once, however many snapshots have it, and finds its damage in each', async () => {
+    const folder = new CountingFolder(new MemoryFolder());
+    await makeImage(folder);
+    const disk = await openImage(folder);
+    await disk.write(0, pattern(1, 100 * KiB));
+    const readsOf = async (snapshots: number): Promise<number> => {
+      for (let i = 0; i < snapshots; i++) await disk.snapshots.create(`${snapshots}-${i}`);
+      folder.reset();
+      expect((await disk.check()).findings).toEqual([]);
+      return totalCounts(folder.counts).reads;
+    };
+    expect(await readsOf(20)).toBe(await readsOf(1));
+    const { storage, publisher } = disk.image as FvdImage;
+    await storage.write(publisher.superblock.root.offset + 33, filled(1, 0xee));
+    expect((await disk.check()).corruptions).toBeGreaterThanOrEqual(21);
     await disk.close();
   });
 
