@@ -42,7 +42,7 @@ import type { State } from './tree.ts';
  *            chunk lies in too many places already: then some of them are gathered first (gather.ts)
  *   commit   table entry in memory, run noted for the journal
  *   flush    F(data) → journal append → F. Without new runs: F alone. Journal full: publish instead
- *   publish  F(data) → changed pages, root (and catalog) to free space → F → superblock → F
+ *   publish  changed pages, root (and catalog) to free space → F(data, and these) → superblock → F
  *
  * (F: storage flush.) The runs that a flush writes are fixed before its data flush, so that no record overtakes
  * the bytes it makes visible. Host chunks given back by a run are free once that run is durable.

@@ -28,14 +28,13 @@ import { pageOf, presentPages, type State } from './tree.ts';
  *
  *   0  read the present deltas of the changed pages                             (`recall`; deltas.ts)
  *   1  encode the changed pages, whole or as deltas, and a root; set aside log space for them   (memory only)
- *   2  F: the data that they refer to is durable
- *   3  write them to the log, the catalog to free chunks                         (nothing refers to them yet)
- *   4  F: they are durable
- *   5  write the superblock, one generation higher, into the other slot
- *   6  F: the change has happened; the journal starts anew; what the old state alone reached is free
+ *   2  write them to the log, the catalog to free chunks                         (nothing refers to them yet)
+ *   3  F: they are durable, and so are the data that they refer to
+ *   4  write the superblock, one generation higher, into the other slot
+ *   5  F: the change has happened; the journal starts anew; what the old state alone reached is free
  *
- * A crash before 5 is durable leaves the old superblock, and with it the old state and its journal, untouched.
- * When 5 or 6 fails instead, nobody knows which of the two states a crash would leave: the publication is in doubt.
+ * A crash before 4 is durable leaves the old superblock, and with it the old state and its journal, untouched.
+ * When 4 or 5 fails instead, nobody knows which of the two states a crash would leave: the publication is in doubt.
  * Both must stay whole until the old superblock has been written over the new one and is durable there: nothing the
  * new state reaches is used again, and nothing is journaled, because the new superblock would make it void.
  */
@@ -196,7 +195,6 @@ export class Publisher {
     const old = this.#superblock;
     const undo: Undo = { draft, changes, givenBack, catalog: NO_REGION };
     try {
-      await this.#storage.flush();
       const catalog = change.catalog?.(draft.root, this.#space.unreached(givenBack));
       for (const { offset, parts } of draft.pieces) {
         await this.#storage.write(offset, Buffer.concat(parts), 'mapping');

@@ -63,13 +63,13 @@ it('a chunk that was copied whole is not split, and is overwritten in place', as
   await disk.close();
 });
 
-it('a release is one publication: three flushes, and a superblock without a base', async () => {
+it('a release is one publication: two flushes, and a superblock without a base', async () => {
   const { disk, folder } = await overBase();
   await disk.populate();
   const before = await superblockOf(folder);
   folder.reset();
   await disk.releaseBacking();
-  expect(folder.counts.flushes).toBe(3);
+  expect(folder.counts.flushes).toBe(2);
   expect(folder.counts.purposes.header.writes).toBe(1);
   const after = await superblockOf(folder);
   expect(before).toMatchObject({ base: baseFile, baseFormat: 'raw' });

@@ -15,11 +15,7 @@ const workloads = ['first-pass', 'snapshot-create', 'delete-first', 'delete-midd
 const requests = new Set(['flush', 'create', 'delete', 'apply']);
 
 const unneeded: Record<string, Record<string, string>> = {
-  fvd: {
-    'create data 1': 'the flush before the superblock covers what this one does; so in every publication',
-    'delete data 1': 'as in create',
-    'apply data 1': 'as in create',
-  },
+  fvd: {},
   qcow2: {
     'create refcount 1': 'counts that only went down: where they stay too high there is a leak, as declared',
     'delete refcount 1': 'as in create',
