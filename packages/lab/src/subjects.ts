@@ -4,14 +4,26 @@ import { fvd } from '@cowlab/fvd';
 import { qcow2 } from '@cowlab/qcow2-like';
 import { vmdk } from '@cowlab/vmdk-chain';
 
-/** Each driver with the create options it is tried with: the smallest units, so that a few bytes make a large image. */
-const variants: readonly (readonly [BlockDriver, readonly OptionValues[]])[] = [
+/** The driver with other open options than its own. */
+function tuned(driver: BlockDriver, options: OptionValues): BlockDriver {
+  return {
+    ...driver,
+    open: (folder, file, context) =>
+      driver.open(folder, file, { ...context, options: { ...context.options, ...options } }),
+  };
+}
+
+const smallFvd = { chunk_size: 65_536, block_size: 4096, journal_size: 65_536 };
+
+/**
+ * Each driver with the create options it is tried with: the smallest units, so that a few bytes make a large image. FVD
+ * also with what small images do not come to otherwise: chunks that are gathered, and pages that are written as deltas.
+ */
+const variants: readonly (readonly [BlockDriver, readonly OptionValues[], (readonly OptionValues[])?])[] = [
   [
     fvd,
-    [
-      { chunk_size: 65_536, block_size: 4096, journal_size: 65_536 },
-      { chunk_size: 65_536, block_size: 8192, journal_size: 65_536 },
-    ],
+    [smallFvd, { ...smallFvd, block_size: 8192 }],
+    [{ min_delta_page: 0 }, { min_delta_page: 0, max_places: 4 }],
   ],
   [
     qcow2,
@@ -31,6 +43,7 @@ export const driverNames: readonly string[] = variants.map(([{ name }]) => name)
 export function subjectsOf(name: string): ConformanceSubject[] {
   const found = variants.find(([driver]) => driver.name === name);
   if (found === undefined) throw new TypeError(`no driver ${name}; there are: ${driverNames.join(', ')}`);
-  const [driver, options] = found;
-  return options.map((each) => ({ driver, options: each, checksummed: driver === fvd }));
+  const [driver, options, openOptions = []] = found;
+  const made = options.map((each) => ({ driver, options: each, checksummed: driver === fvd }));
+  return [...made, ...openOptions.map((each) => ({ ...made[0]!, driver: tuned(driver, each) }))];
 }

@@ -69,7 +69,9 @@ export const crashes: LabPart = {
     let { seed } = context;
     for (let round = 0; ; round += 1) {
       const bounds = rounds[round] ?? deepRound;
-      for (const workload of chosen) {
+      // A deep round may not come to its end: each share begins it elsewhere, and the next round goes on from there.
+      const first = rounds[round] === undefined ? seed % chosen.length : 0;
+      for (const workload of [...chosen.slice(first), ...chosen.slice(0, first)]) {
         if (!context.hasTime()) return;
         await runWorkload(context, subjects[seed % subjects.length]!, workload, seed, bounds);
       }
