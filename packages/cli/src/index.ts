@@ -1,5 +1,6 @@
 export type {
   CheckJson,
+  CompactJson,
   DiffEntryJson,
   FindingJson,
   InfoJson,

@@ -1,4 +1,4 @@
-import type { CheckReport, ImageInfo, SnapshotInfo } from '@cowlab/core';
+import type { CheckReport, CompactReport, ImageInfo, SnapshotInfo } from '@cowlab/core';
 
 /*
  * The shapes that `--json` prints. What qemu-img's `--output=json` has too bears the same name, so that scripts
@@ -72,6 +72,26 @@ export interface MapEntryJson {
 export interface DiffEntryJson {
   readonly start: number;
   readonly length: number;
+}
+
+export interface CompactJson {
+  readonly filename: string;
+  readonly format: string;
+  /** Length of the image's files. */
+  readonly 'bytes-before': number;
+  readonly 'bytes-after': number;
+  readonly 'moved-bytes': number;
+}
+
+export function compactJson(filename: string, format: string, report: CompactReport): CompactJson {
+  const { bytesBefore, bytesAfter, movedBytes } = report;
+  return {
+    filename,
+    format,
+    'bytes-before': bytesBefore,
+    'bytes-after': bytesAfter,
+    'moved-bytes': movedBytes,
+  };
 }
 
 export function snapshotJson(snapshot: SnapshotInfo): SnapshotJson {

@@ -5,6 +5,7 @@ import { type CliIo, Output } from './output.ts';
 import type { AddVerb, Session } from './session.ts';
 import { addBench } from './verbs/bench.ts';
 import { addCheck } from './verbs/check.ts';
+import { addCompact } from './verbs/compact.ts';
 import { addCompare } from './verbs/compare.ts';
 import { addConvert } from './verbs/convert.ts';
 import { addCreate } from './verbs/create.ts';
@@ -24,6 +25,7 @@ const verbs: readonly AddVerb[] = [
   addMap,
   addDiff,
   addResize,
+  addCompact,
   addBench,
 ];
 

@@ -7,6 +7,7 @@ import { cowlab, mustRun, scratch } from './lab.ts';
 const at = scratch();
 const withSnapshots = formatsWith(({ snapshots }) => snapshots !== 'none');
 const withDiff = formatsWith(({ diff }) => diff);
+const withCompact = formatsWith(({ compact }) => compact !== 'none');
 const withBacking = formatsWith(({ backing }) => backing);
 
 async function printed(...argv: string[]): Promise<unknown> {
@@ -48,6 +49,11 @@ describe('what --json prints is as the published schema says', () => {
     await mustRun('create', '-q', '-f', format, '-b', 'base', '-F', baseFormatOf(format), at('top'));
     expect(contradictions(await printed('info', '--json', at('top')), 'info')).toEqual([]);
     expect(contradictions(await printed('map', '--json', at('top')), 'map')).toEqual([]);
+  });
+
+  it.each(withCompact)('of a compaction of %s', async (format) => {
+    await makeSample(at('disk'), format);
+    expect(contradictions(await printed('compact', '--json', at('disk')), 'compact')).toEqual([]);
   });
 
   it('of findings', async () => {

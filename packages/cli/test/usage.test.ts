@@ -3,7 +3,18 @@ import { cowlab, cowlabIn, scratch } from './lab.ts';
 
 const at = scratch();
 
-const verbs = ['create', 'info', 'check', 'snapshot', 'convert', 'compare', 'map', 'resize', 'bench'];
+const verbs = [
+  'create',
+  'info',
+  'check',
+  'snapshot',
+  'convert',
+  'compare',
+  'map',
+  'resize',
+  'compact',
+  'bench',
+];
 
 describe('the command', () => {
   it('prints its version and its verbs', async () => {

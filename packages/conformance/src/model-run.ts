@@ -13,7 +13,7 @@ import type { Twin } from './twin.ts';
 
 export type ModelCommand =
   | { readonly do: 'write' | 'writeZeroes' | 'discard' | 'read'; readonly at: Spot; readonly length: Spot }
-  | { readonly do: 'flush' | 'reopen' | 'check' | 'snapshot' }
+  | { readonly do: 'flush' | 'reopen' | 'check' | 'snapshot' | 'compact' }
   | { readonly do: 'resize'; readonly length: Spot }
   | { readonly do: 'delete' | 'apply' | 'open' | 'rename'; readonly which: number }
   | { readonly do: 'diff'; readonly which: number; readonly other: number };
@@ -54,6 +54,9 @@ function commandsFor(capabilities: Capabilities): fc.Arbitrary<ModelCommand[]> {
   const resize: fc.WeightedArbitrary<ModelCommand>[] = [
     { weight: 1, arbitrary: fc.record({ do: fc.constant('resize' as const), length: spot(6 * strides) }) },
   ];
+  const compact: fc.WeightedArbitrary<ModelCommand>[] = [
+    { weight: 1, arbitrary: fc.record({ do: fc.constant('compact' as const) }) },
+  ];
   const snapshots: fc.WeightedArbitrary<ModelCommand>[] = [
     { weight: 3, arbitrary: fc.record({ do: fc.constant('snapshot' as const) }) },
     {
@@ -73,6 +76,7 @@ function commandsFor(capabilities: Capabilities): fc.Arbitrary<ModelCommand[]> {
   const all = [
     ...plain,
     ...(capabilities.resize === 'none' ? [] : resize),
+    ...(capabilities.compact === 'none' ? [] : compact),
     ...(hasSnapshots(capabilities) ? snapshots : []),
     ...(capabilities.renameSnapshots ? rename : []),
     ...(capabilities.diff ? diff : []),
@@ -112,6 +116,9 @@ class ModelRun {
       case 'reopen':
         await this.#twin.reopen();
         return this.#twin.verify('after reopening');
+      case 'compact':
+        await this.#twin.compact();
+        return this.#twin.verify('after compact');
       case 'check':
         await this.#lab.assertClean(this.#twin.disk);
         return;

@@ -1,5 +1,6 @@
 import { backing } from './groups/backing.ts';
 import { clones } from './groups/clones.ts';
+import { compaction } from './groups/compaction.ts';
 import { concurrency } from './groups/concurrency.ts';
 import { damage } from './groups/damage.ts';
 import { faults } from './groups/faults.ts';
@@ -37,6 +38,7 @@ export const groups: readonly ScenarioGroup[] = [
   concurrency,
   races,
   resize,
+  compaction,
   damage,
   faults,
   powerLoss,

@@ -1,5 +1,12 @@
 import assert from 'node:assert/strict';
-import type { DiffExtent, Disk, SnapshotInfo, StorageFolder } from '@cowlab/core';
+import type {
+  CompactOptions,
+  CompactReport,
+  DiffExtent,
+  Disk,
+  SnapshotInfo,
+  StorageFolder,
+} from '@cowlab/core';
 import { assertDiff } from './diff-oracle.ts';
 import { assertSameBytes } from './expect.ts';
 import type { Lab } from './lab.ts';
@@ -68,6 +75,11 @@ export class Twin {
   /** Every byte becomes a new one. */
   async fill(): Promise<void> {
     await this.write(0, this.size);
+  }
+
+  /** Nothing that can be read changes. */
+  compact(options: CompactOptions = {}): Promise<CompactReport> {
+    return this.disk.compact({ move: this.#lab.capabilities.compact === 'move', ...options });
   }
 
   async reopen(): Promise<void> {

@@ -35,6 +35,7 @@ const capabilities: Capabilities = {
   backingSnapshot: false,
   releaseBacking: false,
   resize: 'grow',
+  compact: 'none',
   repair: [],
   concurrency: 'perRange',
   afterPowerLoss: 'clean',

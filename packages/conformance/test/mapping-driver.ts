@@ -41,6 +41,7 @@ const capabilities: Capabilities = {
   backingSnapshot: false,
   releaseBacking: true,
   resize: 'none',
+  compact: 'none',
   repair: [],
   concurrency: 'perRange',
   afterPowerLoss: 'clean',

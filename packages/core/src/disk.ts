@@ -7,6 +7,8 @@ import type {
   Capabilities,
   CheckOptions,
   CheckReport,
+  CompactOptions,
+  CompactReport,
   DriverImage,
   ImageInfo,
   ImageStats,
@@ -30,7 +32,7 @@ import { type Hold, RangeLock } from './range-lock.ts';
  * once: validation, the state (open, closing, closed), read-only, and the order of requests.
  *
  * Order of requests. `read` holds its bytes shared, `write` its bytes exclusively, rounded to allocation units
- * when it will reserve some, `writeZeroes` and `discard` their units. Snapshot operations, resize, check and
+ * when it will reserve some, `writeZeroes` and `discard` their units. Snapshot operations, resize, compact, check and
  * close hold everything, here and in the snapshots that are open as disks. `flush` and `info` hold a place past the
  * end of any disk, shared: they run beside requests and beside each other, but not beside those that hold everything.
  * `populate`, and a read that copies, hold units as a write does, some at a time. A driver that is `serial` gets one
@@ -272,6 +274,20 @@ export class Disk implements Backing, AsyncDisposable {
     }
     const image = this.image;
     await this.#exclusively(async () => image.resize?.(size, options), options.signal);
+  }
+
+  /**
+   * Gives the space back that is free at the end of the image's file; with `move`, what lies there goes to free places
+   * first. What the disk and its snapshots read as does not change. An abort keeps what was moved.
+   */
+  async compact(options: CompactOptions = {}): Promise<CompactReport> {
+    this.#assertWritable();
+    const { image } = this;
+    const { compact } = this.capabilities;
+    if (image.compact === undefined || compact === 'none') throw this.#unsupported('compact');
+    if (options.move === true && compact !== 'move') throw this.#unsupported('move data to compact');
+    const run = image.compact.bind(image);
+    return this.#exclusively(() => run(options), options.signal);
   }
 
   async info(): Promise<ImageInfo> {

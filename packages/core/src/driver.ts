@@ -171,6 +171,20 @@ export interface CheckOptions extends LongCallOptions {
   readonly repair?: 'leaks' | 'all';
 }
 
+export interface CompactOptions extends LongCallOptions {
+  /** Data may be copied to free places before it, so that its own place at the end becomes free. */
+  readonly move?: boolean;
+}
+
+/** What became of an image's files. */
+export interface CompactReport {
+  /** Length of the files together. */
+  readonly bytesBefore: number;
+  readonly bytesAfter: number;
+  /** Bytes of data that lie elsewhere now. */
+  readonly movedBytes: number;
+}
+
 export interface ImageInfo {
   readonly format: string;
   /** Guest bytes. */
@@ -196,7 +210,7 @@ export interface ImageStats {
 /**
  * One opened image. May assume: ranges are whole, within `size`, and not empty; writes only on an image
  * opened for writing; requests ordered as `capabilities.concurrency` says; snapshot operations, `resize`,
- * `check` and `close` run alone.
+ * `compact`, `check` and `close` run alone.
  */
 export interface DriverImage {
   /** Guest bytes. */
@@ -231,6 +245,12 @@ export interface DriverImage {
    * backing any more; a crash or failure before leaves it named. Without a backing it does nothing.
    */
   releaseBacking?(): Promise<void>;
+  /**
+   * Present when `capabilities.compact` is not `none`. Gives space that is free at the end of the file back. Crash-safe
+   * at every step; the disk and its snapshots read as before, also those that are open. With `move`, data go to free
+   * places first, in steps that are durable each: an abort between two of them keeps what was moved.
+   */
+  compact?(options: CompactOptions): Promise<CompactReport>;
   info(): Awaitable<ImageInfo>;
   stats(): ImageStats;
   /** Writes back what is left to write (when open for writing) and closes storages and backing. */
@@ -258,6 +278,8 @@ export interface Capabilities {
   /** A backing that is needed no longer can be released. */
   readonly releaseBacking: boolean;
   readonly resize: 'none' | 'grow' | 'both';
+  /** `trim`: free space at the end of the file can be given back. `move`: and data moved, to make it free. */
+  readonly compact: 'none' | 'trim' | 'move';
   /** What `check` can repair. */
   readonly repair: readonly ('leaks' | 'all')[];
   /** `serial`: one request at a time. `perRange`: requests on disjoint units run side by side, flush beside them. */

@@ -27,6 +27,7 @@ const capabilities: Capabilities = {
   backingSnapshot: false,
   releaseBacking: false,
   resize: 'both',
+  compact: 'none',
   repair: [],
   concurrency: 'perRange',
   afterPowerLoss: 'clean',

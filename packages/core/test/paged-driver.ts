@@ -34,6 +34,7 @@ export const capabilities: Capabilities = {
   backingSnapshot: false,
   releaseBacking: false,
   resize: 'both',
+  compact: 'none',
   repair: [],
   concurrency: 'perRange',
   afterPowerLoss: 'clean',

@@ -42,6 +42,8 @@ export class Findings {
 
 export async function checkImage(image: FvdImage, options: CheckOptions): Promise<CheckReport> {
   const findings = new Findings(image.storage.name);
+  // Until a doubt is settled, what a failed publication has set aside counts as in use.
+  if (image.publisher.isInDoubt) await image.flush();
   const catalog = await image.snapshots.readCatalog();
   const { hostChunks } = image.space;
   const purposes = { log: new Bitset(hostChunks), data: new Bitset(hostChunks) };

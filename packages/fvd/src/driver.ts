@@ -55,6 +55,7 @@ const capabilities: Capabilities = {
   backingSnapshot: true,
   releaseBacking: true,
   resize: 'both',
+  compact: 'move',
   repair: ['leaks', 'all'],
   concurrency: 'perRange',
   afterPowerLoss: 'clean',

@@ -4,6 +4,8 @@ import {
   type Backing,
   type CheckOptions,
   type CheckReport,
+  type CompactOptions,
+  type CompactReport,
   CowlabError,
   type DataExtent,
   type DriverImage,
@@ -14,6 +16,7 @@ import {
   type Storage,
 } from '@cowlab/core';
 import { checkImage } from './check.ts';
+import { compactImage } from './compact.ts';
 import { gatherSpan, isScattered } from './gather.ts';
 import type { Journal } from './journal.ts';
 import {
@@ -143,7 +146,7 @@ export class FvdImage implements DriverImage {
 
   commit(placement: Placement): void {
     const { chunk, block, count, host } = placement as FvdPlacement;
-    if (count > 0) this.#setRun(chunk, block, count, host);
+    if (count > 0) this.setRun(chunk, block, count, host);
   }
 
   abort(placement: Placement): void {
@@ -160,7 +163,7 @@ export class FvdImage implements DriverImage {
       const block = at - chunk * blocksPerChunk;
       const count = Math.min(end - at, blocksPerChunk - block);
       const found = this.#state.table.find(chunk, block);
-      if (found.host !== mark || found.count < count) this.#setRun(chunk, block, count, mark);
+      if (found.host !== mark || found.count < count) this.setRun(chunk, block, count, mark);
       at += count;
     }
   }
@@ -176,6 +179,13 @@ export class FvdImage implements DriverImage {
     return this.inTurn(() => this.#publish(change));
   }
 
+  /** Makes the present state the one that the superblock names, where it is not yet. */
+  async checkpoint(): Promise<void> {
+    const { journal, isInDoubt } = this.publisher;
+    if (this.#runs.length > 0 || !journal.isEmpty || isInDoubt) await this.publish();
+    else await this.storage.flush();
+  }
+
   /** After an unclean close: what the journal said of `chunks` becomes part of the state; the journal starts anew. */
   async recover(chunks: Iterable<number>): Promise<void> {
     for (const chunk of chunks) this.publisher.touch(chunk);
@@ -184,6 +194,10 @@ export class FvdImage implements DriverImage {
 
   check(options: CheckOptions): Promise<CheckReport> {
     return checkImage(this, options);
+  }
+
+  compact(options: CompactOptions): Promise<CompactReport> {
+    return compactImage(this, options);
   }
 
   async resize(size: number): Promise<void> {
@@ -255,11 +269,7 @@ export class FvdImage implements DriverImage {
 
   async close(): Promise<void> {
     try {
-      if (!this.readOnly) {
-        const { journal, isInDoubt } = this.publisher;
-        if (this.#runs.length > 0 || !journal.isEmpty || isInDoubt) await this.publish();
-        else await this.storage.flush();
-      }
+      if (!this.readOnly) await this.checkpoint();
     } finally {
       try {
         await this.storage.close();
@@ -421,12 +431,12 @@ export class FvdImage implements DriverImage {
     const parts = { storage: this.storage, space: this.#space, ...this.geometry };
     while (isScattered(this.#state.table, chunk, this.#maxPlaces)) {
       const runs = this.#state.table.runsOf(chunk)!;
-      await gatherSpan(parts, runs, (start, count, host) => this.#setRun(chunk, start, count, host));
+      await gatherSpan(parts, runs, (start, count, host) => this.setRun(chunk, start, count, host));
     }
   }
 
-  /** Space already counts the new blocks; what they take the place of is released. */
-  #setRun(chunk: number, block: number, count: number, host: number): void {
+  /** Blocks lie elsewhere from now on. Space counts them there already; what they take the place of is released. */
+  setRun(chunk: number, block: number, count: number, host: number): void {
     const { blocksPerChunk } = this.geometry;
     const { table } = this.#state;
     table.set(chunk, block, count, host, (old, length) =>

@@ -52,7 +52,7 @@ export interface Superblock {
   readonly packNext: number;
   /** From this host block to the end of its chunk, a static chunk is the front's; 0 when there is none. */
   readonly tailFrom: number;
-  /** Host chunks up to the last one ever used. */
+  /** Host chunks that the file has, up to the last one in use or more. */
   readonly hostChunks: number;
   readonly base: string;
   readonly baseFormat: string;

@@ -52,6 +52,8 @@ export interface Change {
   /** A new disk size, and the table that goes with it. */
   readonly size?: number;
   readonly table?: ChunkTable;
+  /** The file has so many host chunks from now on; none behind them is in use. */
+  readonly hostChunks?: number;
   /** What answers for absent blocks from now on. */
   readonly base?: Pick<Superblock, 'base' | 'baseFormat' | 'baseSnapshot'>;
 }
@@ -160,6 +162,24 @@ export class Publisher {
     return this.#changes.has(page);
   }
 
+  /** The front's pages that lie in host chunks from `floor` on, at least in part; as pages, deltas, or what is under one. */
+  pagesFrom(floor: number): number[] {
+    const start = floor * this.#superblock.chunkBytes;
+    const reaches = ({ offsets, bytes }: PagePointers, page: number): boolean =>
+      bytes[page]! > 0 && offsets[page]! + bytes[page]! > start;
+    return [...this.#pages.bytes.keys()].filter(
+      (page) => reaches(this.#pages, page) || reaches(this.#fulls, page),
+    );
+  }
+
+  /** The next publication writes the front's root and these pages anew and whole, and begins a new chunk of the log for them. */
+  rewriteLog(pages: readonly number[]): void {
+    // A root is written when a page is; one that has nothing to tell will do.
+    for (const page of [0, ...pages]) this.#changes.addPage(page);
+    // The end of chunk 0: there is no room, whatever that chunk holds.
+    this.#logOffset = this.#superblock.chunkBytes;
+  }
+
   get isInDoubt(): boolean {
     return this.#doubt !== undefined;
   }
@@ -203,7 +223,9 @@ export class Publisher {
       await this.#cover();
       await this.#storage.flush();
       const next = this.#next(size, draft, undo.catalog, change.tailFrom?.());
-      await this.#switch({ ...next, ...change.base }, undo);
+      const { hostChunks = next.hostChunks } = change;
+      await this.#switch({ ...next, ...change.base, hostChunks }, undo);
+      this.#space.hostChunks = hostChunks;
     } catch (error) {
       this.#withdraw(undo);
       throw error;
@@ -234,7 +256,12 @@ export class Publisher {
     }
   }
 
-  #next(size: number, { root, fulls }: Draft, catalog: Region, tailFrom = this.#space.tailFrom): Superblock {
+  #next(
+    size: number,
+    { root, fulls }: Draft,
+    catalog: Region,
+    tailFrom = this.#space.staticTail,
+  ): Superblock {
     const old = this.#superblock;
     return {
       ...old,

@@ -98,7 +98,7 @@ export class FvdSnapshots implements DriverSnapshots {
         .filter((snapshot) => snapshot !== gone)
         .map((snapshot) => ({ ...snapshot, parent: adopted(snapshot.parent) })),
     };
-    const tail = (): number => (counts[space.chunkOf(space.tailFrom)] === 0 ? 0 : space.tailFrom);
+    const tail = (): number => ((counts[space.chunkOf(space.tailFrom)] ?? 0) === 0 ? 0 : space.tailFrom);
     await this.#image.publish({ catalog: () => ({ directory, counts }), tailFrom: tail });
     space.clearStaticWhere(fallen);
     await publisher.settle(space.unusedOf(fallen));

@@ -35,6 +35,13 @@ function withSpare(chunks: number): number {
   return chunks + Math.max(MIN_BITS, Math.ceil(chunks * SPARE));
 }
 
+/** Behind the last bit that is set. */
+function endOf({ words }: Bitset): number {
+  let at = words.length;
+  while (at > 0 && words[at - 1] === 0) at--;
+  return at === 0 ? 0 : at * 32 - Math.clz32(words[at - 1]!);
+}
+
 export class Space {
   readonly #geometry: Geometry;
   #static: Bitset;
@@ -43,7 +50,7 @@ export class Space {
   #partial = new Map<number, number>();
   #givenBack = new Set<number>();
   #cursor = 1;
-  /** Host chunks up to the last one ever used. */
+  /** Host chunks that the file has, up to the last one in use or more. */
   hostChunks: number;
   /** The next packed block, as a host block; 0 when no packed chunk is open. */
   packNext: number;
@@ -87,6 +94,11 @@ export class Space {
   set tailFrom(hostBlock: number) {
     this.#tailFrom = hostBlock;
     this.#tailChunk = this.chunkOf(hostBlock);
+  }
+
+  /** `tailFrom`, as long as its chunk is static: later the chunk may be anything, or behind the end. */
+  get staticTail(): number {
+    return this.isStatic(this.#tailChunk) ? this.#tailFrom : 0;
   }
 
   isStatic(chunk: number): boolean {
@@ -204,6 +216,35 @@ export class Space {
     if (count === 1) this.#cursor = start + 1;
     this.hostChunks = Math.max(this.hostChunks, start + count);
     return start;
+  }
+
+  /** The first free host chunk, when it lies before `limit`; not marked yet. */
+  takeBelow(limit: number): number | undefined {
+    const chunk = this.#nextFree(this.#cursor);
+    if (chunk >= limit) return undefined;
+    this.#cursor = chunk + 1;
+    return chunk;
+  }
+
+  /** Whether `count` free host chunks in a row lie before `limit`. */
+  hasFreeRun(count: number, limit: number): boolean {
+    let run = 0;
+    for (let chunk = this.#nextFree(1); chunk < limit && run < count; chunk++) {
+      run = this.isUsed(chunk) ? 0 : run + 1;
+    }
+    return run === count;
+  }
+
+  /** Behind the last host chunk that a snapshot reaches. */
+  staticEnd(): number {
+    return endOf(this.#static);
+  }
+
+  /** Behind the last host chunk that is in use. */
+  usedEnd(): number {
+    const open = this.packNext > 0 ? this.chunkOf(this.packNext) : 0;
+    const last = Math.max(open, this.logChunk, ...this.#fixed);
+    return Math.max(last + 1, endOf(this.#static), endOf(this.#front));
   }
 
   /** Takes `count` packed blocks in a row for blocks that start at `index` of their chunk; a host block. */

@@ -50,6 +50,7 @@ const capabilities: Capabilities = {
   backingSnapshot: false,
   releaseBacking: true,
   resize: 'both',
+  compact: 'none',
   repair: ['leaks', 'all'],
   concurrency: 'perRange',
   afterPowerLoss: 'leaks',

@@ -34,6 +34,7 @@ const capabilities: Capabilities = {
   backingSnapshot: false,
   releaseBacking: false,
   resize: 'none',
+  compact: 'none',
   repair: [],
   concurrency: 'perRange',
   afterPowerLoss: 'leaks',

@@ -163,6 +163,11 @@ export class Guest {
     this.#note({ kind: 'resized', size });
   }
 
+  /** Promises nothing, and takes nothing back. */
+  async compact(): Promise<void> {
+    await this.disk.compact({ move: this.capabilities.compact === 'move' });
+  }
+
   async releaseBacking(): Promise<void> {
     this.#note({ kind: 'releasing' });
     await this.disk.releaseBacking();

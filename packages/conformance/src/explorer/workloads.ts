@@ -24,6 +24,7 @@ const grows = ({ resize }: Capabilities): boolean => resize !== 'none';
 const shrinks = ({ resize }: Capabilities): boolean => resize === 'both';
 const backs = ({ backing }: Capabilities): boolean => backing;
 const releases = ({ releaseBacking }: Capabilities): boolean => releaseBacking;
+const compacts = ({ compact }: Capabilities): boolean => compact !== 'none';
 const renames = ({ renameSnapshots }: Capabilities): boolean => renameSnapshots;
 
 /** Bytes everywhere. */
@@ -252,6 +253,31 @@ const others: readonly CrashWorkload[] = [
       await guest.writeSome();
       await guest.resize(guest.strides + 4);
       await guest.writeSome(guest.strides - 4);
+      await guest.flush();
+    },
+  },
+  {
+    name: 'compact',
+    when: compacts,
+    // Several chunks, where a chunk has sixteen strides.
+    strides: 96,
+    async prepare(guest) {
+      await fill(guest);
+      if (!hasSnapshots(guest.capabilities)) return guest.discard(0, 50);
+      // What only the first one had is free then, and the disk's own data lie behind it.
+      for (const name of ['first', 'second']) {
+        await guest.create(name);
+        await fill(guest);
+      }
+      await guest.delete('first');
+    },
+    async run(guest) {
+      await guest.writeSome();
+      await guest.compact();
+      await guest.writeSome();
+      await guest.discard(0, 40);
+      await guest.compact();
+      await guest.writeSome();
       await guest.flush();
     },
   },
