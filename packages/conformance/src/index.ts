@@ -13,10 +13,13 @@ export {
 export { type Exhibit, judgeImage, type JudgeSpec, qemuAvailable } from './judge.ts';
 export { kills, type StartVictim } from './kill/kills.ts';
 export { type ModelCommand, modelRun, type ModelRunOptions, runCommands } from './model-run.ts';
+export { damages } from './malformed/damages.ts';
+export { malformed } from './malformed/malformed.ts';
+export { type Mutant, MutantRun } from './malformed/run.ts';
 export type { LabPart, PartContext, PartCounts, Violation } from './part.ts';
 export { pattern, Random } from './random.ts';
 export { racePart as races } from './races/part.ts';
 export { ReferenceModel } from './reference-model.ts';
 export { groups, runScenario, scenariosFor } from './scenarios.ts';
-export type { ConformanceSubject, Place, Scenario, ScenarioGroup } from './subject.ts';
+export type { ConformanceSubject, Place, Sample, Scenario, ScenarioGroup } from './subject.ts';
 export { TraceFolder } from './trace-folder.ts';

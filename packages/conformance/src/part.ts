@@ -41,6 +41,8 @@ export interface PartContext {
   /** The part of the share's time that is gone, 0 … 1. */
   timeUsed(): number;
   count(workload: string, counts: PartCounts): void;
+  /** The case that begins now: one that never ends is known by it. */
+  trying?(attempt: Omit<Violation, 'message'>): void;
   violation(violation: Violation): void;
 }
 

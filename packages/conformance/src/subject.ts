@@ -1,4 +1,4 @@
-import type { BlockDriver, Capabilities, OptionValues } from '@cowlab/core';
+import type { BlockDriver, Capabilities, FoundStructure, OptionValues } from '@cowlab/core';
 import type { JudgeSpec } from './judge.ts';
 import type { Lab } from './lab.ts';
 
@@ -13,6 +13,19 @@ export interface ConformanceSubject {
   readonly checksummed?: boolean;
   /** A foreign program that gives its opinion on the images a run leaves. */
   readonly judge?: JudgeSpec;
+  /** Where the structures of an image's file are, so that damage can be aimed at them. */
+  readonly structures?: (file: string, bytes: Uint8Array) => readonly FoundStructure[];
+  /** Valid images that others made, to be damaged as well. */
+  readonly samples?: readonly Sample[];
+  /** Fields named by `ERR_CORRUPT` that `check` does not look at, so that only a read meets them. */
+  readonly unchecked?: readonly string[];
+}
+
+/** A valid image from elsewhere. */
+export interface Sample {
+  readonly name: string;
+  /** Its files; the image itself is `disk.img`. */
+  readonly files: () => ReadonlyMap<string, Uint8Array>;
 }
 
 /** Where the files of a run lie. */

@@ -121,7 +121,13 @@ async function allOf(waiting: readonly Pending[]): Promise<void> {
 /** True when a write to the range would go in place, wholly. Undefined when that cannot be told without waiting. */
 export function isOwned(image: DriverImage, offset: number, length: number): boolean | undefined {
   for (let done = 0; done < length; ) {
-    const extent = image.map(offset + done, length - done);
+    let extent: Awaitable<Extent>;
+    try {
+      extent = image.map(offset + done, length - done);
+    } catch {
+      // The write itself fails by it, and says so.
+      return undefined;
+    }
     if (extent instanceof Promise) {
       // Nobody waits for this answer, so nobody else would hear of its failure, and the process would end.
       extent.catch(() => undefined);

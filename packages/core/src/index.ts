@@ -8,6 +8,7 @@ export { type DiskExtent, Disk } from './disk.ts';
 export type { DiskSnapshots } from './disk-snapshots.ts';
 export * from './driver.ts';
 export * from './errors.ts';
+export * from './field-table.ts';
 export * from './file-folder.ts';
 export type { FileIo } from './file-storage.ts';
 export type { GatePolicy } from './gate.ts';

@@ -18,6 +18,7 @@ import { readState, type State } from './tree.ts';
  *   static counts   from every snapshot's root up                         on disk
  *   free bitmap     from the front's table, with all the rules of open    in memory
  *   purposes        no chunk is log for one state and data for another
+ *   packNext        nothing lies from there to the end of its chunk; nor does a snapshot have blocks from tailFrom on
  *
  * Repair rewrites the counts. What else is wrong is in a table itself, and nothing in the image tells what was right.
  */
@@ -132,6 +133,10 @@ async function readSnapshots(
   try {
     const state = await readState(storage, root, size, geometry, publisher.superblock.hostChunks);
     space.survey(state, storage.name);
+    if (reaches(state, space.tailFrom) || reaches(state, space.packNext)) {
+      const problem = `${JSON.stringify(snapshots[0]!.name)} has blocks where the front goes on`;
+      findings.add('corruption', 'snapshot', problem);
+    }
     return state;
   } catch (error) {
     if (!isCowlabError(error, 'ERR_CORRUPT')) throw error;
@@ -142,10 +147,30 @@ async function readSnapshots(
   }
 }
 
+/** Whether a state has blocks between this host block and the end of its chunk; 0 is no block. */
+function reaches({ table }: State, from: number): boolean {
+  if (from === 0) return false;
+  const { blocksPerChunk } = table.geometry;
+  const end = (Math.floor(from / blocksPerChunk) + 1) * blocksPerChunk;
+  let found = false;
+  const visit = (_start: number, count: number, host: number): void => {
+    found ||= host > ZERO && host < end && host + count > from;
+  };
+  for (let chunk = 0; chunk < table.chunks; chunk++) table.eachRun(chunk, visit);
+  return found;
+}
+
 /** The bits and counts that the front's life has left in memory must be those of its table. */
 function checkFront({ space, state, storage }: FvdImage, findings: Findings): void {
   try {
     const use = space.survey(state, storage.name);
+    if (reaches(state, space.packNext)) {
+      findings.add(
+        'corruption',
+        'table',
+        `there are blocks from ${space.packNext} on, where the next one goes`,
+      );
+    }
     for (let chunk = use.chunks.nextSet(0); chunk >= 0; chunk = use.chunks.nextSet(chunk + 1)) {
       if (!space.isFront(chunk) || use.partial.get(chunk) !== space.blocksIn(chunk)) {
         findings.add('corruption', 'free bitmap', `host chunk ${chunk} is in use, but not counted so`);
@@ -177,11 +202,10 @@ async function checkCounts(
     findings.add(severity, 'refcount', message, mends);
   });
   if (changed.length === 0) return;
+  // What a snapshot reaches must not look free while the repair takes space for itself.
+  for (const chunk of changed) if (mended[chunk]! > 0) image.space.setStatic(chunk);
   await image.publish({ catalog: () => ({ directory, counts: mended }) });
-  for (const chunk of changed) {
-    if (mended[chunk]! > 0) image.space.setStatic(chunk);
-    else image.space.clearStatic(chunk);
-  }
+  for (const chunk of changed) if (mended[chunk] === 0) image.space.clearStatic(chunk);
 }
 
 function allocatedBytes(image: FvdImage): number {

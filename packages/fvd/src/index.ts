@@ -1,1 +1,2 @@
 export { fvd } from './driver.ts';
+export { fvdStructures } from './structures.ts';

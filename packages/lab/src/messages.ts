@@ -11,8 +11,11 @@ export interface Share {
   readonly state?: string;
 }
 
-/** What such a process tells; `failed` is the last of one that broke down. */
-export type Message =
+/** What is to be added up; `failed` is the last of a process that broke down. */
+export type Report =
   | { readonly kind: 'count'; readonly workload: string; readonly counts: PartCounts }
   | { readonly kind: 'violation'; readonly violation: Violation }
   | { readonly kind: 'failed'; readonly message: string };
+
+/** What such a process tells: also which case it begins with. */
+export type Message = Report | { readonly kind: 'trying'; readonly attempt: Omit<Violation, 'message'> };

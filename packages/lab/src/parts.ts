@@ -1,6 +1,6 @@
 import { spawn } from 'node:child_process';
 import { fileURLToPath } from 'node:url';
-import { crashes, faults, kills, type LabPart, races } from '@cowlab/conformance';
+import { crashes, damages, faults, kills, type LabPart, races } from '@cowlab/conformance';
 
 // Node 20 runs no TypeScript: seen from the sources, as tests do, the victim is the one of the last build.
 const victim = fileURLToPath(
@@ -12,6 +12,7 @@ export const parts: readonly LabPart[] = [
   crashes,
   faults,
   races,
+  damages,
   kills((order) =>
     spawn(process.execPath, [victim, JSON.stringify(order)], { stdio: ['ignore', 'pipe', 'pipe'] }),
   ),

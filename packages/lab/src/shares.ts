@@ -1,7 +1,7 @@
 import { fork } from 'node:child_process';
 import { fileURLToPath } from 'node:url';
 import type { LabRequest } from './arguments.ts';
-import type { Message, Share } from './messages.ts';
+import type { Message, Report, Share } from './messages.ts';
 import { parts } from './parts.ts';
 import { subjectsOf } from './subjects.ts';
 
@@ -11,7 +11,7 @@ import { subjectsOf } from './subjects.ts';
  * says which it was.
  */
 
-/** A share that is silent for so long after its time has passed is taken to hang. */
+/** A share that goes on for so long after its time has passed, or a case that takes so long, is taken to hang. */
 const patienceSeconds = 60;
 
 export function cutShares(request: LabRequest): Share[] {
@@ -38,28 +38,40 @@ export function cutShares(request: LabRequest): Share[] {
   );
 }
 
-type Listener = (share: Share, message: Message) => void;
+type Listener = (share: Share, message: Report) => void;
 
-/** Resolves when the process has ended, however it did. */
-function runShare(share: Share, listener: Listener): Promise<void> {
-  const file = fileURLToPath(new URL(`./worker${import.meta.url.slice(-3)}`, import.meta.url));
-  const child = fork(file, { stdio: ['ignore', 'inherit', 'inherit', 'ipc'] });
+const ownWorker = fileURLToPath(new URL(`./worker${import.meta.url.slice(-3)}`, import.meta.url));
+
+/** Resolves when the process has ended, however it did: of itself, or by force when it, or one case, has no end. */
+export function runShare(
+  share: Share,
+  listener: Listener,
+  worker: string = ownWorker,
+  patience: number = patienceSeconds,
+): Promise<void> {
+  const child = fork(worker, { stdio: ['ignore', 'inherit', 'inherit', 'ipc'] });
   let doing = 'before its first report';
-  const timer = setTimeout(
-    () => {
-      listener(share, { kind: 'failed', message: `does not come to an end; ${doing}` });
-      child.kill('SIGKILL');
-    },
-    (share.seconds + patienceSeconds) * 1000,
-  );
-  child.on('message', (message: Message) => {
-    if (message.kind === 'count') doing = `last heard of in ${message.workload}`;
+  let caseTimer: NodeJS.Timeout | undefined;
+  const end = (message: Report): void => {
+    clearTimeout(caseTimer);
     listener(share, message);
+    child.kill('SIGKILL');
+  };
+  const giveUp = (): void => end({ kind: 'failed', message: `does not come to an end; ${doing}` });
+  const timer = setTimeout(giveUp, (share.seconds + patience) * 1000);
+  child.on('message', (message: Message) => {
+    clearTimeout(caseTimer);
+    if (message.kind === 'count') doing = `last heard of in ${message.workload}`;
+    if (message.kind === 'trying') {
+      const violation = { ...message.attempt, message: 'does not come to an end' };
+      caseTimer = setTimeout(() => end({ kind: 'violation', violation }), patience * 1000);
+    } else listener(share, message);
   });
   child.send(share);
   return new Promise((resolve) => {
     child.once('exit', (status, signal) => {
       clearTimeout(timer);
+      clearTimeout(caseTimer);
       if (status !== 0 && signal !== 'SIGKILL') {
         listener(share, { kind: 'failed', message: `ended with ${signal ?? status}; ${doing}` });
       }

@@ -1,8 +1,8 @@
 import type { ConformanceSubject } from '@cowlab/conformance';
 import type { BlockDriver, OptionValues } from '@cowlab/core';
-import { fvd } from '@cowlab/fvd';
-import { qcow2 } from '@cowlab/qcow2-like';
-import { vmdk } from '@cowlab/vmdk-chain';
+import { fvd, fvdStructures } from '@cowlab/fvd';
+import { qcow2, qcow2Structures } from '@cowlab/qcow2-like';
+import { vmdk, vmdkStructures } from '@cowlab/vmdk-chain';
 
 /** The driver with other open options than its own. */
 function tuned(driver: BlockDriver, options: OptionValues): BlockDriver {
@@ -38,12 +38,21 @@ const variants: readonly (readonly [BlockDriver, readonly OptionValues[], (reado
   [vmdk, [{ grain_size: 4096 }]],
 ];
 
+/** What damage has to know of the formats. */
+const forDamage: Readonly<
+  Record<string, Pick<ConformanceSubject, 'structures' | 'samples' | 'unchecked'> | undefined>
+> = {
+  fvd: { structures: fvdStructures },
+  qcow2: { structures: qcow2Structures, unchecked: ['l2_table.compressed_cluster'] },
+  vmdk: { structures: vmdkStructures },
+};
+
 export const driverNames: readonly string[] = variants.map(([{ name }]) => name);
 
 export function subjectsOf(name: string): ConformanceSubject[] {
   const found = variants.find(([driver]) => driver.name === name);
   if (found === undefined) throw new TypeError(`no driver ${name}; there are: ${driverNames.join(', ')}`);
   const [driver, options, openOptions = []] = found;
-  const made = options.map((each) => ({ driver, options: each, checksummed: driver === fvd }));
+  const made = options.map((each) => ({ driver, options: each, checksummed: driver === fvd, ...forDamage[name] }));
   return [...made, ...openOptions.map((each) => ({ ...made[0]!, driver: tuned(driver, each) }))];
 }

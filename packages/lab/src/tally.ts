@@ -1,5 +1,5 @@
 import type { PartCounts } from '@cowlab/conformance';
-import type { Message, Share } from './messages.ts';
+import type { Report, Share } from './messages.ts';
 
 /** What one workload of one part came to with one driver. */
 export interface Row {
@@ -53,7 +53,7 @@ export class Tally {
     return this.rows.reduce((sum, { counts }) => sum + (counts['verified'] ?? 0), 0);
   }
 
-  add(share: Share, message: Message): void {
+  add(share: Share, message: Report): void {
     if (message.kind === 'count') this.#count(share, message.workload, message.counts);
     else if (message.kind === 'violation') {
       const { workload, seed, state } = message.violation;

@@ -22,6 +22,7 @@ function contextOf(share: Share): PartContext {
     hasTime: () => timeUsed() < 1,
     timeUsed,
     count: (name, counts) => send({ kind: 'count', workload: name, counts }),
+    trying: (attempt) => send({ kind: 'trying', attempt }),
     violation: (violation) => send({ kind: 'violation', violation }),
   };
 }

@@ -35,6 +35,7 @@ export interface Census {
 }
 
 export const maxProblems: number = 1000;
+const activeL1 = 'L1 table';
 
 export async function takeCensus(
   file: ImageFile,
@@ -44,14 +45,24 @@ export async function takeCensus(
   const census = new Counting(file);
   await census.countFixed(snapshots);
   const { l1Offset, l1EntryCount } = file.header;
-  await census.countL1({ offset: l1Offset, entryCount: l1EntryCount }, 'L1 table');
+  await census.countL1({ offset: l1Offset, entryCount: l1EntryCount }, activeL1);
   const active = census.takeTables();
-  for (const { l1Offset: offset, l1EntryCount: entryCount, name } of snapshots.snapshots) {
-    await census.countL1({ offset, entryCount }, `L1 table of snapshot ${JSON.stringify(name)}`);
+  for (const { l1Offset: offset, l1EntryCount: entryCount, name, size } of snapshots.snapshots) {
+    await census.countL1({ offset, entryCount }, `L1 table of snapshot ${JSON.stringify(name)}`, size);
   }
   const shared = census.takeTables();
   await census.countL2(active, shared, options);
+  census.findOverlaps();
   return census;
+}
+
+/** A table that is changed where it is, so that nothing else may lie there. */
+interface TableInPlace {
+  readonly structure: string;
+  readonly offset: number;
+  readonly bytes: number;
+  /** How many ways lead to it as what it is. */
+  readonly uses: number;
 }
 
 type TableUses = Map<number, { readonly at: TableAt; times: number }>;
@@ -62,6 +73,7 @@ class Counting implements Census {
   allocatedBytes = 0;
   readonly #file: ImageFile;
   #tables: TableUses = new Map();
+  readonly #tablesInPlace: TableInPlace[] = [];
 
   constructor(file: ImageFile) {
     this.#file = file;
@@ -85,20 +97,38 @@ class Counting implements Census {
 
   async #countRefcounts(): Promise<void> {
     const { header, geometry } = this.#file;
-    this.references.add(header.refcountTableOffset / geometry.clusterBytes, header.refcountTableClusters);
+    const { refcountTableOffset: offset, refcountTableClusters: clusters } = header;
+    this.references.add(offset / geometry.clusterBytes, clusters);
+    this.#tablesInPlace.push({
+      structure: 'refcount table',
+      offset,
+      bytes: clusters * geometry.clusterBytes,
+      uses: 1,
+    });
     const table = viewOf(await readRefcountTable(this.#file));
     for (let at = 0; at < table.byteLength; at += 8) {
       const hi = table.getUint32(at);
       const lo = table.getUint32(at + 4);
-      if (hi !== 0 || lo !== 0)
-        this.#structure('refcount block', (hi & 0x7fff_ffff) * 2 ** 32 + lo, geometry.clusterBytes);
+      if (hi === 0 && lo === 0) continue;
+      const block = hi * 2 ** 32 + lo;
+      if (this.#structure('refcount block', block, geometry.clusterBytes))
+        this.#tablesInPlace.push({
+          structure: 'refcount block',
+          offset: block,
+          bytes: geometry.clusterBytes,
+          uses: 1,
+        });
     }
   }
 
-  /** Counts an L1 table, and the L2 tables that it points to. */
-  async countL1(place: L1Place, structure: string): Promise<void> {
+  /** Counts the L1 table of a disk of `size` bytes, and the L2 tables that it points to. */
+  async countL1(place: L1Place, structure: string, size = 0): Promise<void> {
+    if (place.entryCount < Math.ceil(size / this.#file.geometry.l2SpanBytes))
+      this.#problem(structure, 'is too small for the size of the snapshot', place.offset);
     if (place.entryCount === 0) return;
     if (!this.#structure(structure, place.offset, place.entryCount * 8)) return;
+    if (structure === activeL1)
+      this.#tablesInPlace.push({ structure, offset: place.offset, bytes: place.entryCount * 8, uses: 1 });
     const l1 = viewOf(await readL1(this.#file, place, 'l1_table_offset'));
     const { clusterBytes } = this.#file.geometry;
     for (let l1Index = 0; l1Index < place.entryCount; l1Index += 1) {
@@ -123,6 +153,8 @@ class Counting implements Census {
       if (options.signal?.aborted) throw abortError(this.#file.name);
       const inActive = active.get(at.hostOffset)?.times ?? 0;
       const times = inActive + (shared.get(at.hostOffset)?.times ?? 0);
+      const { clusterBytes: bytes } = this.#file.geometry;
+      this.#tablesInPlace.push({ structure: 'L2 table', offset: at.hostOffset, bytes, uses: times });
       const clusters = this.#countEntries(view, times);
       this.allocatedBytes += inActive * clusters * this.#file.geometry.clusterBytes;
       done += 1;
@@ -163,6 +195,17 @@ class Counting implements Census {
       }
     }
     return mapped;
+  }
+
+  /** Tables that are changed where they are, on clusters that something else refers to as well. */
+  findOverlaps(): void {
+    const { clusterBytes } = this.#file.geometry;
+    for (const { structure, offset, bytes, uses } of this.#tablesInPlace) {
+      const first = offset / clusterBytes;
+      const clusters = Array.from({ length: Math.ceil(bytes / clusterBytes) }, (_, nth) => first + nth);
+      if (clusters.some((cluster) => this.references.get(cluster) > uses))
+        this.#problem(structure, 'lies on another structure', offset);
+    }
   }
 
   /** Counts a structure of its own clusters; false when it lies where it cannot. */

@@ -16,9 +16,11 @@ import { type TableAt, walkTables } from './walk.ts';
  *
  *   refcount too low, or block missing   corruption: the cluster could be given to somebody else
  *   refcount too high                    leak
+ *   more than a count can say            corruption that stays: refcount_order is wrong
  *   COPIED without a count of one        corruption: a write in place would change a snapshot
  *   COPIED missing                       leak: one needless copy, and its old place (QEMU calls it an error)
- *   refcount block where nothing can be  corruption; all counts are written anew
+ *   refcount block where nothing can be, or where something else is (the table, too)
+ *                                        corruption; all counts are written anew
  *   other pointer where nothing can be   corruption that nothing here can mend: it is reported, and stays
  *
  * While the dirty bit is set, the bookkeeping is stale and known to be: what is wrong with it is no corruption,
@@ -76,7 +78,8 @@ export async function checkImage(parts: ImageParts, options: CheckOptions): Prom
   const refcounts = metadata?.refcounts ?? (await Refcounts.load(file, file.geometry.clusterBytes));
   const wrong = (await compareCounts(refcounts, census)).filter(({ cluster, expected, recorded }) => {
     const isLeak = recorded > expected;
-    const repaired = repairs === 'all' || (repairs === 'leaks' && isLeak);
+    const fits = expected <= file.geometry.maxRefcount;
+    const repaired = fits && (repairs === 'all' || (repairs === 'leaks' && isLeak));
     const severity = isLeak || isStale ? 'leak' : 'corruption';
     const message = `the image refers to it ${expected} times, the refcount says ${recorded}`;
     const hostOffset = cluster * file.geometry.clusterBytes;
@@ -119,11 +122,16 @@ export async function recover(metadata: Metadata): Promise<void> {
     throw corrupt(file.name, structure, message, hostOffset === undefined ? {} : { offset: hostOffset });
   }
   const wrong = await compareCounts(metadata.refcounts, census);
+  const most = wrong.reduce((largest, { expected }) => Math.max(largest, expected), 0);
+  if (most > file.geometry.maxRefcount) {
+    const message = `a cluster is referred to ${most} times, more than its count can say`;
+    throw corrupt(file.name, 'header.refcount_order', message, { value: file.geometry.refcountBits });
+  }
   await repair(metadata, census, () => mendCounts(metadata, census, wrong));
 }
 
 function isOfRefcounts({ structure }: { readonly structure: string }): boolean {
-  return structure === 'refcount block';
+  return structure === 'refcount block' || structure === 'refcount table';
 }
 
 async function compareCounts(refcounts: Refcounts, { references }: Census): Promise<WrongCount[]> {

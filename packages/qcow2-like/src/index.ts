@@ -1,1 +1,2 @@
 export { qcow2 } from './driver.ts';
+export { qcow2Structures } from './structures.ts';

@@ -1,4 +1,5 @@
 import { corrupt, readU64BE, roundUp, unsupported, viewOf, writeU64BE } from '@cowlab/core';
+import { headerFields as fields } from './layout-fields.ts';
 
 /*
  * The header and the sizes that follow from it; pure, no I/O. Everything is big-endian.
@@ -131,11 +132,11 @@ export function headerAreaBytes(first: Uint8Array, file: string): number {
     throw corrupt(file, 'header', `the file has ${first.length} bytes, a header has ${v2HeaderBytes}`);
   }
   const view = viewOf(first);
-  if (view.getUint32(0) !== magic) throw corrupt(file, 'header.magic', 'not a QCOW2 image');
-  const version = view.getUint32(4);
+  if (view.getUint32(fields.magic.at) !== magic) throw corrupt(file, 'header.magic', 'not a QCOW2 image');
+  const version = view.getUint32(fields.version.at);
   if (version !== 2 && version !== 3)
     throw unsupported(file, 'header.version', `version ${version}`, { value: version });
-  const clusterBits = view.getUint32(20);
+  const clusterBits = view.getUint32(fields.cluster_bits.at);
   if (clusterBits < minClusterBits || clusterBits > maxClusterBits) {
     throw unsupported(file, 'header.cluster_bits', `${clusterBits} is not between 9 and 21`, {
       value: clusterBits,
@@ -151,23 +152,28 @@ export function headerAreaBytes(first: Uint8Array, file: string): number {
 export function decodeHeader(area: Uint8Array, fileBytes: number, file: string): Header {
   const clusterBytes = headerAreaBytes(area, file);
   const view = viewOf(area);
-  const version = view.getUint32(4) as 2 | 3;
+  const version = view.getUint32(fields.version.at) as 2 | 3;
   const features = version === 3 ? decodeFeatures(view, file) : v2Features;
   const extensions = decodeExtensions(area, features.headerBytes, file);
   const backing = decodeBacking(area, clusterBytes, extensions.backingFormat, file);
-  const crypt = view.getUint32(32);
+  const crypt = view.getUint32(fields.crypt_method.at);
   if (crypt !== 0)
     throw unsupported(file, 'header.crypt_method', `encryption method ${crypt}`, { value: crypt });
   const header: Header = {
     version,
-    clusterBits: view.getUint32(20),
-    size: readField(view, 24, file, 'header.size'),
-    l1EntryCount: view.getUint32(36),
-    l1Offset: readField(view, 40, file, 'header.l1_table_offset'),
-    refcountTableOffset: readField(view, 48, file, 'header.refcount_table_offset'),
-    refcountTableClusters: view.getUint32(56),
-    snapshotCount: view.getUint32(60),
-    snapshotTableOffset: readField(view, 64, file, 'header.snapshots_offset'),
+    clusterBits: view.getUint32(fields.cluster_bits.at),
+    size: readField(view, fields.size.at, file, 'header.size'),
+    l1EntryCount: view.getUint32(fields.l1_size.at),
+    l1Offset: readField(view, fields.l1_table_offset.at, file, 'header.l1_table_offset'),
+    refcountTableOffset: readField(
+      view,
+      fields.refcount_table_offset.at,
+      file,
+      'header.refcount_table_offset',
+    ),
+    refcountTableClusters: view.getUint32(fields.refcount_table_clusters.at),
+    snapshotCount: view.getUint32(fields.nb_snapshots.at),
+    snapshotTableOffset: readField(view, fields.snapshots_offset.at, file, 'header.snapshots_offset'),
     dirty: (features.incompatible & incompatibleDirty) !== 0n,
     damaged: (features.incompatible & incompatibleCorrupt) !== 0n,
     lazyRefcounts: (features.compatible & compatibleLazyRefcounts) !== 0n,
@@ -198,13 +204,13 @@ const v2Features: Features = {
 
 function decodeFeatures(view: DataView, file: string): Features {
   if (view.byteLength < v3HeaderBytes) throw corrupt(file, 'header', 'the file ends inside the header');
-  const headerBytes = view.getUint32(100);
+  const headerBytes = view.getUint32(fields.header_length.at);
   if (headerBytes < v3HeaderBytes || headerBytes % 8 !== 0 || headerBytes > view.byteLength) {
     throw corrupt(file, 'header.header_length', `${headerBytes} bytes`, { value: headerBytes });
   }
-  const incompatible = view.getBigUint64(72);
-  if (headerBytes > 104 && view.getUint8(104) !== 0) {
-    const type = view.getUint8(104);
+  const incompatible = view.getBigUint64(fields.incompatible_features.at);
+  if (headerBytes > 104 && view.getUint8(fields.compression_type.at) !== 0) {
+    const type = view.getUint8(fields.compression_type.at);
     throw unsupported(file, 'header.compression_type', `compression type ${type === 1 ? 'zstd' : type}`, {
       value: type,
     });
@@ -217,12 +223,12 @@ function decodeFeatures(view: DataView, file: string): Features {
       value: incompatible,
     });
   }
-  const order = view.getUint32(96);
+  const order = view.getUint32(fields.refcount_order.at);
   if (order > 6) throw corrupt(file, 'header.refcount_order', `${order} is more than 6`, { value: order });
   return {
     incompatible,
-    compatible: view.getBigUint64(80),
-    autoclear: view.getBigUint64(88),
+    compatible: view.getBigUint64(fields.compatible_features.at),
+    autoclear: view.getBigUint64(fields.autoclear_features.at),
     refcountBits: 2 ** order,
     headerBytes,
   };
@@ -280,9 +286,9 @@ function decodeBacking(
   file: string,
 ): Header['backing'] {
   const view = viewOf(area);
-  const offset = readField(view, 8, file, 'header.backing_file_offset');
+  const offset = readField(view, fields.backing_file_offset.at, file, 'header.backing_file_offset');
   if (offset === 0) return undefined;
-  const bytes = view.getUint32(16);
+  const bytes = view.getUint32(fields.backing_file_size.at);
   if (bytes > maxBackingNameBytes || bytes === 0) {
     throw corrupt(file, 'header.backing_file_size', `${bytes} bytes`, { value: bytes });
   }
@@ -348,18 +354,21 @@ export function requireRegion(
 /** Writes the changed fields into `page`, the file's first sector. */
 export function patchHeader(page: Uint8Array, patch: HeaderPatch): void {
   const view = viewOf(page);
-  if (patch.size !== undefined) writeU64BE(view, 24, patch.size);
-  if (patch.l1EntryCount !== undefined) view.setUint32(36, patch.l1EntryCount);
-  if (patch.l1Offset !== undefined) writeU64BE(view, 40, patch.l1Offset);
-  if (patch.refcountTableOffset !== undefined) writeU64BE(view, 48, patch.refcountTableOffset);
-  if (patch.refcountTableClusters !== undefined) view.setUint32(56, patch.refcountTableClusters);
-  if (patch.snapshotCount !== undefined) view.setUint32(60, patch.snapshotCount);
-  if (patch.snapshotTableOffset !== undefined) writeU64BE(view, 64, patch.snapshotTableOffset);
+  if (patch.size !== undefined) writeU64BE(view, fields.size.at, patch.size);
+  if (patch.l1EntryCount !== undefined) view.setUint32(fields.l1_size.at, patch.l1EntryCount);
+  if (patch.l1Offset !== undefined) writeU64BE(view, fields.l1_table_offset.at, patch.l1Offset);
+  if (patch.refcountTableOffset !== undefined)
+    writeU64BE(view, fields.refcount_table_offset.at, patch.refcountTableOffset);
+  if (patch.refcountTableClusters !== undefined)
+    view.setUint32(fields.refcount_table_clusters.at, patch.refcountTableClusters);
+  if (patch.snapshotCount !== undefined) view.setUint32(fields.nb_snapshots.at, patch.snapshotCount);
+  if (patch.snapshotTableOffset !== undefined)
+    writeU64BE(view, fields.snapshots_offset.at, patch.snapshotTableOffset);
   if (patch.dirty !== undefined) {
-    const others = view.getBigUint64(72) & ~incompatibleDirty;
-    view.setBigUint64(72, patch.dirty ? others | incompatibleDirty : others);
+    const others = view.getBigUint64(fields.incompatible_features.at) & ~incompatibleDirty;
+    view.setBigUint64(fields.incompatible_features.at, patch.dirty ? others | incompatibleDirty : others);
   }
-  if (patch.autoclear !== undefined) view.setBigUint64(88, patch.autoclear);
+  if (patch.autoclear !== undefined) view.setBigUint64(fields.autoclear_features.at, patch.autoclear);
 }
 
 /**
@@ -368,9 +377,10 @@ export function patchHeader(page: Uint8Array, patch: HeaderPatch): void {
  */
 export function removeBacking(page: Uint8Array): void {
   const view = viewOf(page);
-  writeU64BE(view, 8, 0);
-  view.setUint32(16, 0);
-  const start = view.getUint32(4) === 3 ? view.getUint32(100) : v2HeaderBytes;
+  writeU64BE(view, fields.backing_file_offset.at, 0);
+  view.setUint32(fields.backing_file_size.at, 0);
+  const start =
+    view.getUint32(fields.version.at) === 3 ? view.getUint32(fields.header_length.at) : v2HeaderBytes;
   for (let at = start; at + 8 <= page.length; ) {
     const next = at + 8 + roundUp(view.getUint32(at + 4), 8);
     const type = view.getUint32(at);
@@ -393,20 +403,20 @@ export function encodeHeader(header: Header): Uint8Array | undefined {
   const bytes = new Uint8Array(roundUp(nameAt + name.length, sectorBytes));
   if (bytes.length > 2 ** header.clusterBits) return undefined;
   const view = viewOf(bytes);
-  view.setUint32(0, magic);
-  view.setUint32(4, header.version);
-  view.setUint32(20, header.clusterBits);
+  view.setUint32(fields.magic.at, magic);
+  view.setUint32(fields.version.at, header.version);
+  view.setUint32(fields.cluster_bits.at, header.clusterBits);
   if (name.length > 0) {
-    writeU64BE(view, 8, nameAt);
-    view.setUint32(16, name.length);
+    writeU64BE(view, fields.backing_file_offset.at, nameAt);
+    view.setUint32(fields.backing_file_size.at, name.length);
     bytes.set(name, nameAt);
   }
   const { version, dirty: _dirty, autoclear: _autoclear, ...patch } = header;
   patchHeader(bytes, patch);
   if (version === 3) {
-    view.setBigUint64(80, header.lazyRefcounts ? compatibleLazyRefcounts : 0n);
-    view.setUint32(96, Math.log2(header.refcountBits));
-    view.setUint32(100, writtenHeaderBytes);
+    view.setBigUint64(fields.compatible_features.at, header.lazyRefcounts ? compatibleLazyRefcounts : 0n);
+    view.setUint32(fields.refcount_order.at, Math.log2(header.refcountBits));
+    view.setUint32(fields.header_length.at, writtenHeaderBytes);
   }
   view.setUint32(start, extensionNextSnapshotId);
   view.setUint32(start + 4, 8);

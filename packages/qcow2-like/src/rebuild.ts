@@ -9,7 +9,10 @@ import type { References } from './references.ts';
  * new table go past everything that is in use; the header switches over; the old ones are free then.
  */
 
-/** Writes the counts of `references` as a new structure and switches to it. Throws `ERR_TOO_LARGE`. */
+/**
+ * Writes the counts of `references` as a new structure and switches to it; `references` are those of the new state then.
+ * Throws `ERR_TOO_LARGE`.
+ */
 export async function rebuildRefcounts(metadata: Metadata, references: References): Promise<void> {
   const { file, refcounts } = metadata;
   const { clusterBytes } = file.geometry;
@@ -41,6 +44,8 @@ export async function rebuildRefcounts(metadata: Metadata, references: Reference
   await storage.flush();
   await file.update({ refcountTableOffset, refcountTableClusters: tableClusters });
   await refcounts.reload();
+  for (const [cluster, times] of isOld) references.add(cluster, 1, -times);
+  references.add(start, end - start);
 }
 
 /** How often the structure that goes away is counted, by cluster. */

@@ -1,11 +1,11 @@
 import { corrupt, roundUp, type SnapshotInfo, viewOf, writeU64BE } from '@cowlab/core';
+import { snapshotFields as fields } from './layout-fields.ts';
 import { maxL1Bytes, readField } from './layout.ts';
 
 /*
  * The snapshot table: entries of varying length, one after the other, each padded to 8 bytes.
  *
- *   0 L1 offset u64 | 8 L1 entries u32 | 12 id bytes u16 | 14 name bytes u16 | 16 seconds u32 | 20 nanoseconds u32
- *   24 guest run time u64 | 32 VM state bytes u32 | 36 extra bytes u32 | extra | id | name
+ *   fixed fields (layout-fields.ts) | extra | id | name
  *   extra: 0 VM state bytes u64 | 8 disk size u64 | whatever others put there, which is kept
  *
  * Source: QEMU, docs/interop/qcow2, "Snapshots".
@@ -64,15 +64,15 @@ export function encodeSnapshotTable(snapshots: readonly Snapshot[]): Uint8Array 
   for (const snapshot of snapshots) {
     const id = text.encode(snapshot.id);
     const name = text.encode(snapshot.name);
-    writeU64BE(view, at, snapshot.l1Offset);
-    view.setUint32(at + 8, snapshot.l1EntryCount);
-    view.setUint16(at + 12, id.length);
-    view.setUint16(at + 14, name.length);
-    view.setUint32(at + 16, snapshot.seconds);
-    view.setUint32(at + 20, snapshot.nanoseconds);
-    view.setBigUint64(at + 24, snapshot.runTime);
-    view.setUint32(at + 32, snapshot.vmStateBytes);
-    view.setUint32(at + 36, snapshot.extra.length);
+    writeU64BE(view, at + fields.l1_table_offset.at, snapshot.l1Offset);
+    view.setUint32(at + fields.l1_size.at, snapshot.l1EntryCount);
+    view.setUint16(at + fields.id_str_size.at, id.length);
+    view.setUint16(at + fields.name_size.at, name.length);
+    view.setUint32(at + fields.date_sec.at, snapshot.seconds);
+    view.setUint32(at + fields.date_nsec.at, snapshot.nanoseconds);
+    view.setBigUint64(at + fields.vm_clock_nsec.at, snapshot.runTime);
+    view.setUint32(at + fields.vm_state_size.at, snapshot.vmStateBytes);
+    view.setUint32(at + fields.extra_data_size.at, snapshot.extra.length);
     bytes.set(snapshot.extra, at + fixedBytes);
     bytes.set(id, at + fixedBytes + snapshot.extra.length);
     bytes.set(name, at + fixedBytes + snapshot.extra.length + id.length);
@@ -104,7 +104,7 @@ export async function decodeSnapshotTable(
   let at = 0;
   for (let index = 0; index < count; index += 1) {
     const fixed = viewOf(await reader.read(at, fixedBytes));
-    const extraBytes = fixed.getUint32(36);
+    const extraBytes = fixed.getUint32(fields.extra_data_size.at);
     if (extraBytes > maxExtraBytes) {
       throw corrupt(reader.file, 'snapshot_table.extra_data_size', `${extraBytes} bytes`, {
         index,
@@ -113,7 +113,7 @@ export async function decodeSnapshotTable(
     }
     const variable = await reader.read(
       at + fixedBytes,
-      extraBytes + fixed.getUint16(12) + fixed.getUint16(14),
+      extraBytes + fixed.getUint16(fields.id_str_size.at) + fixed.getUint16(fields.name_size.at),
     );
     const snapshot = decodeEntry(fixed, variable, reader.file, diskSize);
     snapshots.push(snapshot);
@@ -125,22 +125,22 @@ export async function decodeSnapshotTable(
 }
 
 function decodeEntry(fixed: DataView, variable: Uint8Array, file: string, diskSize: number): Snapshot {
-  const extra = variable.slice(0, fixed.getUint32(36));
-  const idEnd = extra.length + fixed.getUint16(12);
+  const extra = variable.slice(0, fixed.getUint32(fields.extra_data_size.at));
+  const idEnd = extra.length + fixed.getUint16(fields.id_str_size.at);
   const text = new TextDecoder();
-  const l1EntryCount = fixed.getUint32(8);
+  const l1EntryCount = fixed.getUint32(fields.l1_size.at);
   if (l1EntryCount * 8 > maxL1Bytes) {
     throw corrupt(file, 'snapshot_table.l1_size', `${l1EntryCount} entries`, { value: l1EntryCount });
   }
   return {
     id: text.decode(variable.subarray(extra.length, idEnd)),
     name: text.decode(variable.subarray(idEnd)),
-    l1Offset: readField(fixed, 0, file, 'snapshot_table.l1_table_offset'),
+    l1Offset: readField(fixed, fields.l1_table_offset.at, file, 'snapshot_table.l1_table_offset'),
     l1EntryCount,
-    seconds: fixed.getUint32(16),
-    nanoseconds: fixed.getUint32(20),
-    runTime: fixed.getBigUint64(24),
-    vmStateBytes: fixed.getUint32(32),
+    seconds: fixed.getUint32(fields.date_sec.at),
+    nanoseconds: fixed.getUint32(fields.date_nsec.at),
+    runTime: fixed.getBigUint64(fields.vm_clock_nsec.at),
+    vmStateBytes: fixed.getUint32(fields.vm_state_size.at),
     extra,
     size: extra.length >= 16 ? readField(viewOf(extra), 8, file, 'snapshot_table.disk_size') : diskSize,
   };

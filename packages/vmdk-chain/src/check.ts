@@ -21,8 +21,8 @@ import { assertNotAborted } from './merge.ts';
  * The check of a whole chain, file by file from the top. For each file: header, descriptor, directories and tables
  * apart from each other; every grain inside the file and behind the metadata, no two grains on one another; both
  * copies of directories and tables alike; the extent's size and the CID of the parent as the descriptor has them;
- * and every file that the snapshot directory lists is there. What lies between the grains and belongs to none of
- * them is a leak: a grain that was written, but whose entry power cut off.
+ * and every snapshot that the directory lists opens, its own chain being checked in the same way. What lies between the
+ * grains and belongs to none of them is a leak: a grain that was written, but whose entry power cut off.
  *
  * Second copies that are behind the first are counted as leaks too, not as corruption: power may fail between
  * the two, the first copy is the one that counts, and the next write to the table makes them alike.
@@ -84,18 +84,22 @@ export async function checkChain(top: VmdkImage, options: CheckOptions): Promise
   let done = 0;
   if (!top.extent.readOnly) await top.flush();
   let own: Usage | undefined;
-  for (const image of chain) {
+  const checked = new Set<string>();
+  const checkOne = async (image: VmdkImage): Promise<void> => {
+    if (checked.has(image.file)) return;
+    checked.add(image.file);
     const usage = await readUsage(image.extent, report, () => {
       assertNotAborted(image.file, options.signal);
       done++;
-      options.onProgress?.({ done, total });
+      options.onProgress?.({ done, total: Math.max(done, total) });
     });
     own ??= usage;
     checkStructures(image.extent, usage, report);
     checkPlaces(image.extent, usage, report);
     checkDescriptor(image, report);
-  }
-  await checkFiles(top, report);
+  };
+  for (const image of chain) await checkOne(image);
+  await checkSnapshots(top, report, checked, checkOne);
   const { grainBytes, overheadBytes } = top.extent.header;
   const last = own?.grains.at(-1);
   return {
@@ -215,8 +219,11 @@ function checkPlaces(extent: SparseExtent, usage: Usage, report: Report): void {
   let table = 0;
   const pass = (next: number): void => {
     // Tables among the grains are as others lay them out.
-    for (; table < usage.tables.length && usage.tables[table]! < next; table++) {
+    for (; table < usage.tables.length && usage.tables[table]! <= next; table++) {
       const at = usage.tables[table]!;
+      if (at * SECTOR >= header.overheadBytes && at < end) {
+        report.add('corruption', file, 'grain table', 'lies on a grain or another table', at * SECTOR);
+      }
       leak(at);
       end = Math.max(end, at + GRAIN_TABLE_BYTES / SECTOR);
     }
@@ -251,19 +258,42 @@ function checkDescriptor(image: VmdkImage, report: Report): void {
   }
 }
 
-async function checkFiles(top: VmdkImage, report: Report): Promise<void> {
-  let files: string[];
+/** Every listed snapshot is there, and opens; those beside the disk's own chain are checked as it is, each file once. */
+async function checkSnapshots(
+  top: VmdkImage,
+  report: Report,
+  checked: ReadonlySet<string>,
+  checkOne: (image: VmdkImage) => Promise<void>,
+): Promise<void> {
+  const { snapshots, surroundings } = top;
+  let listed: { readonly id: string; readonly file: string }[];
   try {
-    files = await top.snapshots.files();
+    listed = await snapshots.places();
   } catch (error) {
     // What cannot be read is not known to be wrong.
     if (!isCowlabError(error) || error.code === 'ERR_IO') throw error;
     report.add('corruption', error.data.file ?? top.file, 'snapshot directory', error.message);
     return;
   }
-  for (const file of files) {
-    if (!(await top.surroundings.folder.exists(file))) {
+  // The newest first: its chain has most of the others.
+  for (const { id, file } of listed.toReversed()) {
+    if (checked.has(file)) continue;
+    if (!(await surroundings.folder.exists(file))) {
       report.add('corruption', file, 'snapshot directory', 'the file of a listed snapshot is missing');
+      continue;
+    }
+    let image: VmdkImage;
+    try {
+      image = (await snapshots.open(id)) as VmdkImage;
+    } catch (error) {
+      if (!isCowlabError(error)) throw error;
+      report.add('corruption', error.data.file ?? file, 'snapshot', error.message);
+      continue;
+    }
+    try {
+      for (const each of image.chain()) await checkOne(each);
+    } finally {
+      await image.close();
     }
   }
 }

@@ -65,6 +65,8 @@ interface GrainPlacement extends Placement {
 export interface VmdkSnapshotOperations extends DriverSnapshots {
   /** Files of the snapshots, and of their directory when there are any. */
   files(): Promise<string[]>;
+  /** Which file has which snapshot, in the order of creation. */
+  places(): Promise<{ readonly id: string; readonly file: string }[]>;
 }
 
 /** What an image needs of its surroundings, beside its own file. */

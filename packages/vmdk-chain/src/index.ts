@@ -1,1 +1,2 @@
 export { vmdk } from './driver.ts';
+export { vmdkStructures } from './structures.ts';

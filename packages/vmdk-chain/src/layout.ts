@@ -8,6 +8,7 @@ import {
   viewOf,
   writeU64LE,
 } from '@cowlab/core';
+import { headerFields as fields } from './layout-fields.ts';
 
 /*
  * A hosted sparse extent ("Virtual Disk Format 5.0", section "Hosted Sparse Extents"), as VMware and QEMU
@@ -123,18 +124,18 @@ export function encodeHeader(header: SparseHeader): Uint8Array {
     FLAG_NEWLINES |
     (redundant === undefined ? 0 : FLAG_REDUNDANT) |
     (header.zeroedGrains ? FLAG_ZEROED_GRAIN : 0);
-  view.setUint32(0, MAGIC, true);
-  view.setUint32(4, header.version, true);
-  view.setUint32(8, flags, true);
-  writeU64LE(view, 12, header.size / SECTOR);
-  writeU64LE(view, 20, header.grainBytes / SECTOR);
-  writeU64LE(view, 28, header.descriptorOffset / SECTOR);
-  writeU64LE(view, 36, header.descriptorBytes / SECTOR);
-  view.setUint32(44, GRAIN_TABLE_ENTRIES, true);
-  writeU64LE(view, 48, (redundant ?? 0) / SECTOR);
-  writeU64LE(view, 56, header.directoryOffset / SECTOR);
-  writeU64LE(view, 64, header.overheadBytes / SECTOR);
-  bytes.set(NEWLINES, 73);
+  view.setUint32(fields.magicNumber.at, MAGIC, true);
+  view.setUint32(fields.version.at, header.version, true);
+  view.setUint32(fields.flags.at, flags, true);
+  writeU64LE(view, fields.capacity.at, header.size / SECTOR);
+  writeU64LE(view, fields.grainSize.at, header.grainBytes / SECTOR);
+  writeU64LE(view, fields.descriptorOffset.at, header.descriptorOffset / SECTOR);
+  writeU64LE(view, fields.descriptorSize.at, header.descriptorBytes / SECTOR);
+  view.setUint32(fields.numGTEsPerGT.at, GRAIN_TABLE_ENTRIES, true);
+  writeU64LE(view, fields.rgdOffset.at, (redundant ?? 0) / SECTOR);
+  writeU64LE(view, fields.gdOffset.at, header.directoryOffset / SECTOR);
+  writeU64LE(view, fields.overHead.at, header.overheadBytes / SECTOR);
+  bytes.set(NEWLINES, fields.newLineChars.at);
   return bytes;
 }
 
@@ -152,23 +153,29 @@ export function encodeDirectory(header: SparseHeader, directoryOffset: number): 
 /** Reads and validates the header of a file of `fileBytes` bytes. Throws `ERR_CORRUPT` or `ERR_UNSUPPORTED`. */
 export function decodeHeader(file: string, bytes: Uint8Array, fileBytes: number): SparseHeader {
   const view = viewOf(bytes);
-  const version = view.getUint32(4, true);
-  const flags = view.getUint32(8, true);
-  const streamOptimized = (flags & (FLAG_COMPRESSED | FLAG_MARKERS)) !== 0 || view.getUint16(77, true) !== 0;
+  const version = view.getUint32(fields.version.at, true);
+  const flags = view.getUint32(fields.flags.at, true);
+  const streamOptimized =
+    (flags & (FLAG_COMPRESSED | FLAG_MARKERS)) !== 0 ||
+    view.getUint16(fields.compressAlgorithm.at, true) !== 0;
   if (version < 1 || version > 3) {
     throw unsupported(file, 'header.version', `${version} is not 1, 2 or 3`, { value: version });
   }
-  if ((flags & FLAG_NEWLINES) !== 0 && NEWLINES.some((byte, i) => bytes[73 + i] !== byte)) {
+  if (
+    (flags & FLAG_NEWLINES) !== 0 &&
+    NEWLINES.some((byte, i) => bytes[fields.newLineChars.at + i] !== byte)
+  ) {
     throw corrupt(file, 'header.newLineChars', 'changed: the file was transferred as text');
   }
-  const sectors = (at: number, field: string): number => sectorsAt(file, view, at, field);
-  const descriptorOffset = sectors(28, 'header.descriptorOffset');
-  const descriptorBytes = sectors(36, 'header.descriptorSize');
+  const sectors = (field: keyof typeof fields): number =>
+    sectorsAt(file, view, fields[field].at, `header.${field}`);
+  const descriptorOffset = sectors('descriptorOffset');
+  const descriptorBytes = sectors('descriptorSize');
   checkDescriptorPlace(file, descriptorOffset, descriptorBytes, fileBytes);
   // A stream-optimized extent keeps its directory elsewhere; only its descriptor is of interest here.
-  const size = sectors(12, 'header.capacity');
-  const grainBytes = checkGrain(file, sectors(20, 'header.grainSize'), size);
-  const entries = view.getUint32(44, true);
+  const size = sectors('capacity');
+  const grainBytes = checkGrain(file, sectors('grainSize'), size);
+  const entries = view.getUint32(fields.numGTEsPerGT.at, true);
   if (entries === 0) throw corrupt(file, 'header.numGTEsPerGT', 'is 0', { value: 0 });
   if (entries !== GRAIN_TABLE_ENTRIES) {
     throw unsupported(file, 'header.numGTEsPerGT', `${entries} is not ${GRAIN_TABLE_ENTRIES}`, {
@@ -189,9 +196,9 @@ export function decodeHeader(file: string, bytes: Uint8Array, fileBytes: number)
     descriptorOffset,
     descriptorBytes,
     tableCount,
-    directoryOffset: streamOptimized ? 0 : sectors(56, 'header.gdOffset'),
-    redundantDirectoryOffset: hasRedundant ? sectors(48, 'header.rgdOffset') : undefined,
-    overheadBytes: sectors(64, 'header.overHead'),
+    directoryOffset: streamOptimized ? 0 : sectors('gdOffset'),
+    redundantDirectoryOffset: hasRedundant ? sectors('rgdOffset') : undefined,
+    overheadBytes: sectors('overHead'),
     zeroedGrains: (flags & FLAG_ZEROED_GRAIN) !== 0,
     streamOptimized,
   };

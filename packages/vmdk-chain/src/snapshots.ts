@@ -86,6 +86,11 @@ export class VmdkSnapshots implements VmdkSnapshotOperations {
     return [this.#directoryFile, ...entries.map((entry) => this.#fileOf(entry))];
   }
 
+  async places(): Promise<{ readonly id: string; readonly file: string }[]> {
+    const { entries } = await this.#load();
+    return entries.map((entry) => ({ id: String(entry.uid), file: this.#fileOf(entry) }));
+  }
+
   async create(name: string, createdAt: Date): Promise<SnapshotInfo> {
     const directory = await this.#loadOwn();
     const { entry, publish } = await this.#freezeFront(directory, name, createdAt);

@@ -1,0 +1,25 @@
+// Damaged images: those that were once misread (fixtures/mutants.json), and new ones.
+
+import { malformed, type Mutant } from '@cowlab/conformance';
+import { readFileSync } from 'node:fs';
+import { qcow2, qcow2Structures } from '../src/index.ts';
+
+const corpus = JSON.parse(
+  readFileSync(new URL('fixtures/mutants.json', import.meta.url), 'utf8'),
+) as Mutant[];
+
+malformed(
+  [
+    { cluster_size: 4096 },
+    { cluster_size: 512, refcount_bits: 8 },
+    { cluster_size: 1024, compat: '0.10' },
+    { cluster_size: 4096, lazy_refcounts: true },
+  ].map((options) => ({
+    driver: qcow2,
+    structures: qcow2Structures,
+    unchecked: ['l2_table.compressed_cluster'],
+    options,
+  })),
+  corpus,
+  500,
+);

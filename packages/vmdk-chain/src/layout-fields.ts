@@ -1,0 +1,60 @@
+/* The fields of a sparse extent's header, by the names of its specification; FORMAT.md's table is printed from here. */
+
+export const headerFields = {
+  magicNumber: { at: 0, bytes: 4, meaning: '`KDMV`', valid: 'exactly' },
+  version: {
+    at: 4,
+    bytes: 4,
+    meaning: '3 may have a list of changed blocks beside it; 1 in ours, 2 with zeroed grains',
+    valid: '1, 2; 3 read-only',
+  },
+  flags: {
+    at: 8,
+    bytes: 4,
+    meaning:
+      'bit 0 newLineChars are valid, bit 1 redundant directory, bit 2 zeroed grains, bit 16 compressed, bit 17 markers; ours have bits 0, 1 and, with zeroed grains, 2',
+    valid: 'bits 16 and 17 clear; unknown ones are passed over',
+  },
+  capacity: {
+    at: 12,
+    bytes: 8,
+    meaning: 'sectors of the disk',
+    valid: '1 …, as many as 2^23 grain tables map',
+  },
+  grainSize: {
+    at: 20,
+    bytes: 8,
+    meaning: '8 … 2,048 in ours, 128 by default',
+    valid: 'a power of two, 1 … 2^17 (64 MiB)',
+  },
+  descriptorOffset: { at: 28, bytes: 8, meaning: '1 in ours', valid: '1 …, inside the file' },
+  descriptorSize: { at: 36, bytes: 8, meaning: '20 in ours', valid: '1 … 2,048' },
+  numGTEsPerGT: { at: 44, bytes: 4, meaning: 'entries of a grain table', valid: '512' },
+  rgdOffset: {
+    at: 48,
+    bytes: 8,
+    meaning: 'redundant grain directory, with flag bit 1; 21 in ours',
+    valid: '1 …, inside the file',
+  },
+  gdOffset: {
+    at: 56,
+    bytes: 8,
+    meaning: 'grain directory; behind the redundant tables in ours',
+    valid: '1 …, inside the file',
+  },
+  overHead: {
+    at: 64,
+    bytes: 8,
+    meaning: 'sectors before the first grain; a multiple of grainSize in ours',
+    valid: "1 … the file's length",
+  },
+  uncleanShutdown: { at: 72, bytes: 1, meaning: '0 in ours', valid: 'passed over' },
+  newLineChars: {
+    at: 73,
+    bytes: 4,
+    text: true,
+    meaning: 'line feed, space, carriage return, line feed: shows a transfer as text',
+    valid: 'exactly, with flag bit 0',
+  },
+  compressAlgorithm: { at: 77, bytes: 2, meaning: '0 in ours', valid: '0' },
+} as const;
