@@ -1,5 +1,6 @@
 import type { Storage } from '@cowlab/core';
 import {
+  assertNotAhead,
   decodeJournalSector,
   encodeJournal,
   type JournalRun,
@@ -60,6 +61,7 @@ export class Journal {
     const readable = Math.min(this.#region.bytes, Math.max(0, this.#storage.size() - this.#region.offset));
     const first = new Uint8Array(SECTOR_BYTES);
     await this.#storage.read(this.#region.offset, first, 'journal');
+    assertNotAhead(first, this.#epoch, this.#storage.name);
     // After a clean close there is nothing: one sector tells.
     if (decodeJournalSector(first, this.#epoch, 0, 0, this.#storage.name) === undefined) return;
     const bytes = new Uint8Array(readable - (readable % SECTOR_BYTES));

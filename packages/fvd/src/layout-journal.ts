@@ -76,3 +76,18 @@ export function decodeJournalSector(
   }
   return { runs, link: view.getUint32(4, true) };
 }
+
+/**
+ * Throws `ERR_CORRUPT` when the journal follows a newer superblock than the one of `epoch`. That one was durable, so its slot
+ * was damaged since; what the older slot leads to may have been given to others, and the next superblock would take
+ * this journal for its own.
+ */
+export function assertNotAhead(sector: Uint8Array, epoch: number, file: string): void {
+  const view = viewOf(sector);
+  if (view.getUint32(0, true) !== JOURNAL_MAGIC || !sealed(sector, 4)) return;
+  const recorded = view.getUint32(20, true) * TWO_32 + view.getUint32(16, true);
+  if (recorded <= epoch) return;
+  throw corrupt(file, 'journal.epoch', `follows superblock ${recorded}, the newest whole one is ${epoch}`, {
+    value: recorded,
+  });
+}
