@@ -53,6 +53,11 @@ export function subjectsOf(name: string): ConformanceSubject[] {
   const found = variants.find(([driver]) => driver.name === name);
   if (found === undefined) throw new TypeError(`no driver ${name}; there are: ${driverNames.join(', ')}`);
   const [driver, options, openOptions = []] = found;
-  const made = options.map((each) => ({ driver, options: each, checksummed: driver === fvd, ...forDamage[name] }));
+  const made = options.map((each) => ({
+    driver,
+    options: each,
+    checksummed: driver === fvd,
+    ...forDamage[name],
+  }));
   return [...made, ...openOptions.map((each) => ({ ...made[0]!, driver: tuned(driver, each) }))];
 }

@@ -38,6 +38,14 @@ export interface Recipe {
 export type RecipeKind = 'closed' | 'flushed' | 'backed' | 'sample';
 
 export function recipesOf(subjects: readonly ConformanceSubject[]): Recipe[] {
+  const names = new Set<string>();
+  // Two variants of a driver may share their create options.
+  const unique = (name: string): string => {
+    let free = name;
+    for (let nth = 2; names.has(free); nth += 1) free = `${name} (${nth})`;
+    names.add(free);
+    return free;
+  };
   return subjects.flatMap((subject) => {
     const { driver, options = {}, samples = [] } = subject;
     const kinds: RecipeKind[] = ['closed', 'flushed'];
@@ -45,9 +53,14 @@ export function recipesOf(subjects: readonly ConformanceSubject[]): Recipe[] {
     const own: Recipe[] = kinds.map((kind) => ({
       kind,
       subject,
-      name: [kind, ...Object.entries(options).map(([name, value]) => `${name}=${value}`)].join(' '),
+      name: unique([kind, ...Object.entries(options).map(([name, value]) => `${name}=${value}`)].join(' ')),
     }));
-    const others: Recipe[] = samples.map(({ name, files }) => ({ kind: 'sample', subject, name, files }));
+    const others: Recipe[] = samples.map(({ name, files }) => ({
+      kind: 'sample',
+      subject,
+      name: unique(name),
+      files,
+    }));
     return [...own, ...others];
   });
 }
