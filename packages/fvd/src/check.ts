@@ -7,9 +7,9 @@ import {
   isCowlabError,
 } from '@cowlab/core';
 import { type Catalog } from './catalog.ts';
-import { markData, markLog } from './front-use.ts';
+import { markData, markLog, regionsOf } from './front-use.ts';
 import type { FvdImage } from './image.ts';
-import { type SnapshotEntry, ZERO } from './layout.ts';
+import { logChunkOf, type SnapshotEntry, ZERO } from './layout.ts';
 import { readState, type State } from './tree.ts';
 
 /*
@@ -18,7 +18,8 @@ import { readState, type State } from './tree.ts';
  *   static counts   from every snapshot's root up                         on disk
  *   free bitmap     from the front's table, with all the rules of open    in memory
  *   purposes        no chunk is log for one state and data for another
- *   packNext        nothing lies from there to the end of its chunk; nor does a snapshot have blocks from tailFrom on
+ *   room            nothing lies from logOffset or packNext to the end of its chunk, and no snapshot has blocks from
+ *                   tailFrom on: the front writes there
  *
  * Repair rewrites the counts. What else is wrong is in a table itself, and nothing in the image tells what was right.
  */
@@ -133,8 +134,8 @@ async function readSnapshots(
   try {
     const state = await readState(storage, root, size, geometry, publisher.superblock.hostChunks);
     space.survey(state, storage.name);
-    if (reaches(state, space.tailFrom) || reaches(state, space.packNext)) {
-      const problem = `${JSON.stringify(snapshots[0]!.name)} has blocks where the front goes on`;
+    if (isInTheWay(state, image) || hasBlocks(state, space.tailFrom)) {
+      const problem = `${JSON.stringify(snapshots[0]!.name)} lies where the front goes on`;
       findings.add('corruption', 'snapshot', problem);
     }
     return state;
@@ -147,29 +148,43 @@ async function readSnapshots(
   }
 }
 
+/** Whether a state has something where the next page or packed block goes, or where the front may overwrite. */
+function isInTheWay(state: State, { publisher, space }: FvdImage): boolean {
+  const { chunkBytes } = state.table.geometry;
+  const { logOffset } = publisher.superblock;
+  const logEnd = (logChunkOf(publisher.superblock) + 1) * chunkBytes;
+  const inLog = regionsOf(state).some(({ offset, bytes }) => offset < logEnd && offset + bytes > logOffset);
+  return inLog || hasBlocks(state, space.packNext);
+}
+
 /** Whether a state has blocks between this host block and the end of its chunk; 0 is no block. */
-function reaches({ table }: State, from: number): boolean {
+function hasBlocks({ table }: State, from: number): boolean {
   if (from === 0) return false;
   const { blocksPerChunk } = table.geometry;
-  const end = (Math.floor(from / blocksPerChunk) + 1) * blocksPerChunk;
+  const hostChunk = Math.floor(from / blocksPerChunk);
+  const end = (hostChunk + 1) * blocksPerChunk;
   let found = false;
   const visit = (_start: number, count: number, host: number): void => {
     found ||= host > ZERO && host < end && host + count > from;
   };
-  for (let chunk = 0; chunk < table.chunks; chunk++) table.eachRun(chunk, visit);
+  for (let chunk = 0; chunk < table.chunks; chunk++) {
+    const wholes = table.wholeRun(chunk);
+    if (wholes > 0) {
+      const first = table.whole(chunk);
+      found ||= first <= hostChunk && hostChunk < first + wholes;
+      chunk += wholes - 1;
+    } else if (table.isSplit(chunk)) table.eachRun(chunk, visit);
+  }
   return found;
 }
 
 /** The bits and counts that the front's life has left in memory must be those of its table. */
-function checkFront({ space, state, storage }: FvdImage, findings: Findings): void {
+function checkFront(image: FvdImage, findings: Findings): void {
+  const { space, state, storage } = image;
   try {
     const use = space.survey(state, storage.name);
-    if (reaches(state, space.packNext)) {
-      findings.add(
-        'corruption',
-        'table',
-        `there are blocks from ${space.packNext} on, where the next one goes`,
-      );
+    if (isInTheWay(state, image)) {
+      findings.add('corruption', 'table', 'the front has something where its next page or block goes');
     }
     for (let chunk = use.chunks.nextSet(0); chunk >= 0; chunk = use.chunks.nextSet(chunk + 1)) {
       if (!space.isFront(chunk) || use.partial.get(chunk) !== space.blocksIn(chunk)) {

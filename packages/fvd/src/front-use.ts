@@ -30,7 +30,7 @@ export function chunksOf({ offset, bytes }: Region, chunkBytes: number): number[
 }
 
 /** The regions that a state's table lies in. */
-function regionsOf({ root, pages, fulls }: State): Region[] {
+export function regionsOf({ root, pages, fulls }: State): Region[] {
   return [root, ...presentPages(pages), ...presentPages(fulls)];
 }
 
