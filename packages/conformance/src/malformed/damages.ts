@@ -65,7 +65,10 @@ export const damages: LabPart = {
     const { state, shares } = context;
     let { seed } = context;
     if (state !== undefined) {
-      await useOne(context, new MutantRun(context.subjects, seed), seed, Number(state));
+      const run = new MutantRun(context.subjects, seed);
+      const result = await useOne(context, run, seed, Number(state));
+      const verified = result === 'wrong' || result === 'void' ? 0 : 1;
+      context.count(run.recipeOf(Number(state)).kind, { verified, duplicates: 0, [result]: 1 });
       return;
     }
     while (await runSeed(context, seed)) seed += shares;
