@@ -89,7 +89,13 @@ describe('P3: overwriting what the front owns', () => {
       const { disk, folder } = await countedDisk(mapped);
       await takeSnapshots(disk, count);
       const offsets = [0, 5 * MiB + block, 77 * MiB + 200 * block];
-      for (const offset of offsets) await disk.write(offset, filled(block, 1));
+      const writeAll = async (): Promise<void> => {
+        for (const offset of offsets) await disk.write(offset, filled(block, 1));
+      };
+      await writeAll();
+      // What is written now shares its host chunk with blocks that the last snapshot reaches.
+      if (count > 0) await disk.snapshots.create('last');
+      await writeAll();
       await disk.flush();
       folder.reset();
       for (const offset of offsets) {
