@@ -116,8 +116,8 @@ function metrics(results: Results): Metric[] {
 
 /** What no column of N fits: a small table for each scenario. */
 function others(results: Results, bold: Style): string[] {
-  const { allocations, baseCopies, growths, histories, idleSnapshots, largeImages, omissions, profile } =
-    results;
+  const { allocations, baseCopies, growths, histories, idleSnapshots, largeImages } = results;
+  const { omissions, powerLosses, profile } = results;
   const requestBytes = size(Number(profile.requestBytes));
   return [
     ...table(bold, `Random ${requestBytes} writes into an empty image without snapshots, each`, {
@@ -198,6 +198,15 @@ function others(results: Results, bold: Style): string[] {
         `${format} ${method}`,
         duration(median(milliseconds) * (2 ** 30 / bytes)),
         releaseMs.length === 0 ? '–' : duration(median(releaseMs)),
+      ]),
+    }),
+    '',
+    ...table(bold, 'After a power loss, as declared and as `npm run lab` holds it', {
+      head: ['the image is', 'repair'],
+      rows: powerLosses.map(({ format, leaves, repairable }) => [
+        format,
+        leaves === 'clean' ? 'clean' : 'sound, leaks',
+        leaves === 'clean' ? 'none needed' : repairable ? 'cowlab check -r' : 'none',
       ]),
     }),
     ...omissions.map(({ scenario, format, reason }) => `  left out: ${scenario}, ${format}: ${reason}`),

@@ -77,6 +77,11 @@ export async function runBench(options: BenchOptions): Promise<Results> {
       formats,
       durationSeconds: (performance.now() - started) / 1000,
       goals: judge(measured, formats),
+      powerLosses: subjects.map(({ name, driver: { capabilities } }) => ({
+        format: name,
+        leaves: capabilities.afterPowerLoss,
+        repairable: capabilities.repair.includes('leaks'),
+      })),
       bars: judgeBars(measured),
       ...measured,
     };
@@ -96,7 +101,16 @@ export async function keepResults(results: Results): Promise<string> {
 
 type Measured = Omit<
   Results,
-  'schema' | 'version' | 'environment' | 'seed' | 'profile' | 'formats' | 'durationSeconds' | 'goals' | 'bars'
+  | 'schema'
+  | 'version'
+  | 'environment'
+  | 'seed'
+  | 'profile'
+  | 'formats'
+  | 'durationSeconds'
+  | 'goals'
+  | 'bars'
+  | 'powerLosses'
 >;
 
 async function measureAll(

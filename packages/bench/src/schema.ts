@@ -228,6 +228,14 @@ export interface Environment {
   date: string;
 }
 
+/** What a loss of power may leave of an image: declared by the driver, and held by the lab, which makes such states. */
+export interface PowerLossRow {
+  format: string;
+  leaves: 'clean' | 'leaks';
+  /** Whether `check` can repair leaks; what is clean needs none. */
+  repairable: boolean;
+}
+
 export interface Results {
   schema: 'cowlab-bench-results';
   version: number;
@@ -250,6 +258,7 @@ export interface Results {
   histories: HistoryRow[];
   growths: GrowthRow[];
   baseCopies: BaseCopyRow[];
+  powerLosses: PowerLossRow[];
   omissions: Omission[];
 }
 
@@ -408,6 +417,9 @@ export const resultsSchema: v.GenericSchema<unknown, Results> = v.object({
       roundMicros: v.array(amount),
       flushes: count,
     }),
+  ),
+  powerLosses: v.array(
+    v.object({ format: text, leaves: v.picklist(['clean', 'leaks']), repairable: v.boolean() }),
   ),
   baseCopies: v.array(
     v.object({

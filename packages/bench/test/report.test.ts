@@ -71,6 +71,13 @@ it('makes headings stand out where the caller says how, and nothing else', () =>
   expect(bold).toMatch(/^<b>cowlab bench: profile sample/);
 });
 
+it('tells what a power loss leaves, and whether it can be repaired', () => {
+  const text = report(sample());
+  expect(text).toMatch(/^ {2}fvd +clean +none needed$/m);
+  expect(text).toMatch(/^ {2}qcow2 +sound, leaks +cowlab check -r$/m);
+  expect(text).toMatch(/^ {2}vmdk +sound, leaks +none$/m);
+});
+
 it('names what was left out', () => {
   const results = sample();
   results.processMemory = [];

@@ -161,6 +161,14 @@ describe('a run', () => {
     );
   });
 
+  it('says what a power loss leaves of each format', () => {
+    expect(results.powerLosses).toEqual([
+      { format: 'fvd', leaves: 'clean', repairable: true },
+      { format: 'qcow2', leaves: 'leaks', repairable: true },
+      { format: 'vmdk', leaves: 'leaks', repairable: false },
+    ]);
+  });
+
   it('copies a base into every format that can have it, and names the others', () => {
     const copied = results.baseCopies.map(({ format, method }) => `${format} ${method}`);
     const able = ['fvd', 'qcow2'];

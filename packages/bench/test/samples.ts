@@ -155,6 +155,11 @@ export function idealResults(): Results {
       roundMicros: Array.from({ length: 10 }, () => 12),
       flushes: pattern === 'recorded' ? 20 : 10,
     })),
+    powerLosses: FORMATS.map((format) => ({
+      format,
+      leaves: format === 'fvd' ? ('clean' as const) : ('leaks' as const),
+      repairable: format === 'qcow2',
+    })),
     baseCopies: (
       [
         ['raw', 'file copy'],
