@@ -206,7 +206,7 @@ function others(results: Results, bold: Style): string[] {
       rows: powerLosses.map(({ format, leaves, repairable }) => [
         format,
         leaves === 'clean' ? 'clean' : 'sound, leaks',
-        leaves === 'clean' ? 'none needed' : repairable ? 'cowlab check -r' : 'none',
+        leaves === 'clean' ? 'none needed' : repairable ? 'check -r' : 'none',
       ]),
     }),
     ...omissions.map(({ scenario, format, reason }) => `  left out: ${scenario}, ${format}: ${reason}`),

@@ -74,7 +74,7 @@ it('makes headings stand out where the caller says how, and nothing else', () =>
 it('tells what a power loss leaves, and whether it can be repaired', () => {
   const text = report(sample());
   expect(text).toMatch(/^ {2}fvd +clean +none needed$/m);
-  expect(text).toMatch(/^ {2}qcow2 +sound, leaks +cowlab check -r$/m);
+  expect(text).toMatch(/^ {2}qcow2 +sound, leaks +check -r$/m);
   expect(text).toMatch(/^ {2}vmdk +sound, leaks +none$/m);
 });
 
