@@ -44,6 +44,7 @@ function contentsOf(storage: Storage): Uint8Array {
  */
 export class CrashFolder extends InterceptedFolder {
   readonly #unflushed = new Map<Storage, Unflushed>();
+  readonly #storages = new Set<Storage>();
   #left = Number.POSITIVE_INFINITY;
 
   /** The power fails at the nth changing call from now; 1 is the next. */
@@ -59,13 +60,14 @@ export class CrashFolder extends InterceptedFolder {
     if (changing.has(call.method)) this.#left--;
     if (this.isOff) throw new CowlabError('ERR_IO', `${call.file}: ${call.method}: no power`);
     const { storage } = call;
+    if (storage !== undefined) this.#storages.add(storage);
     if (storage === undefined || !changing.has(call.method)) return run();
     if (call.method === 'flush') this.#unflushed.delete(storage);
     else this.#note(storage, call);
     return run();
   }
 
-  /** Leaves the files below as the power cut does. */
+  /** Leaves the files below as the power cut does, and nobody's locks on them. */
   async settle(fate: Fate, random: Random): Promise<void> {
     for (const [storage, { base, pending }] of this.#unflushed) {
       if (fate === 'kept') continue;
@@ -73,6 +75,7 @@ export class CrashFolder extends InterceptedFolder {
       await storage.write(0, base);
       if (fate === 'by chance') for (const one of pending) await this.#replay(storage, one, random);
     }
+    for (const storage of this.#storages) await storage.close();
   }
 
   #note(storage: Storage, { method, offset, length, source }: StorageCall): void {

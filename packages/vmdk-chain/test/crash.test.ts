@@ -78,7 +78,11 @@ async function cutAt(
   const disk = await build(crash);
   crash.cutAt(nth);
   await operation(disk).catch(() => undefined);
-  if (!crash.isOff) return { folder, done: true };
+  if (!crash.isOff) {
+    crash.cutAt(Number.POSITIVE_INFINITY);
+    await disk.close();
+    return { folder, done: true };
+  }
   await crash.settle(fate, new Random(nth));
   return { folder, done: false };
 }
