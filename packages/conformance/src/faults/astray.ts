@@ -15,9 +15,10 @@ import type { Workload } from './workloads.ts';
  *     found in use, by open, by check    an error with a code, or a finding
  *     harmless                           the disk and its snapshots are as if nothing had happened
  *     old                                they are, as a whole, as they were at an earlier moment
- *     old and used again                 power failed while the one root or journal record that told of the newest state
- *                                        was lost: an older state is opened, and what had been free since then, and was
- *                                        used, shows other bytes that the guest once had
+ *     old and used again                 the one root or journal record that told of the newest state was lost, and no
+ *                                        later one was written: an older state is opened, and what had been free since
+ *                                        then, and was used or given back to the host, shows other bytes that the guest
+ *                                        once had
  *     data hit                           guest sectors show the stray write itself, which lies on them
  *     wrong                              anything else, silently
  *
@@ -73,7 +74,8 @@ export async function runAstray(
   const stray = call?.source !== undefined && fault.kind === 'misdirected' ? call.source : undefined;
   const outcome = await examine(lab, left, states, showsPartOf(stray));
   const isRoot = call?.purpose === 'header' || call?.purpose === 'journal';
-  if (outcome !== 'wrong' || !isRoot || ending === 'close') return { outcome, call };
+  const isLast = ending === 'power-loss' || folder.matching === fault.nth;
+  if (outcome !== 'wrong' || !isRoot || !isLast) return { outcome, call };
   const isOfGuest = (await examine(lab, left, states, wasEverIn(states, stray))) !== 'wrong';
   return { outcome: isOfGuest ? 'old and used again' : 'wrong', call };
 }
