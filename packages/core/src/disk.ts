@@ -137,7 +137,7 @@ export class Disk implements Backing, AsyncDisposable {
     this.#assertRange(offset, target.length);
     if (target.length === 0) return;
     const end = offset + target.length;
-    if (this.#copied !== undefined && asksBacking(this.image, offset, target.length) !== false) {
+    if (this.#copied !== undefined && this.#mayAskBacking(offset, target.length)) {
       return this.#readAndKeep(offset, target, this.#copied);
     }
     if (this.#locks.busy) {
@@ -388,15 +388,34 @@ export class Disk implements Backing, AsyncDisposable {
 
   async #writeInTurn(offset: number, source: Uint8Array): Promise<void> {
     const end = offset + source.length;
-    const [start, stop] = this.#writeRange(offset, end);
-    // The narrow range is right only as long as the bytes stay owned, so it is taken at once or not at all:
-    // whoever would have to wait for it waits for the whole units instead.
-    const hold =
-      (this.#serial ? undefined : this.#locks.tryAcquire(start, stop, true)) ??
-      (await this.#acquire(...this.#units(offset, end), true));
+    const hold = this.#holdInPlace(offset, end) ?? (await this.#acquire(...this.#units(offset, end), true));
     try {
       this.#assertRange(offset, source.length);
       await writeBytes(this.image, offset, source);
+    } finally {
+      this.#locks.release(hold);
+    }
+  }
+
+  /**
+   * The bytes of a write that goes in place. The narrow range is right only as long as the bytes stay owned, so it is
+   * taken at once or not at all: whoever would have to wait for it waits for the whole units instead. It is taken
+   * before the image is asked: what a driver loads for an answer must not arrive in the midst of an operation that has
+   * the image alone, and such an operation comes after whoever asks now.
+   */
+  #holdInPlace(start: number, end: number): Hold | undefined {
+    const hold = this.#serial ? undefined : this.#locks.tryAcquire(start, end, true);
+    if (hold === undefined || isOwned(this.image, start, end - start) === true) return hold;
+    this.#locks.release(hold);
+    return undefined;
+  }
+
+  /** True also where that cannot be told at once. The image is asked under a hold, as for a write. */
+  #mayAskBacking(offset: number, length: number): boolean {
+    const hold = this.#locks.tryAcquire(offset, offset + length, false);
+    if (hold === undefined) return true;
+    try {
+      return asksBacking(this.image, offset, length) !== false;
     } finally {
       this.#locks.release(hold);
     }
