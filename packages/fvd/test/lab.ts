@@ -7,8 +7,10 @@ import {
   openDisk,
   type StorageFolder,
 } from '@cowlab/core';
+import { pattern } from '@cowlab/conformance';
 import { expect } from 'vitest';
 import { fvd } from '../src/index.ts';
+import { decodeSuperblock, SLOT_BYTES, type Superblock } from '../src/layout.ts';
 
 /* Small images in memory, and the questions that several tests ask of them. */
 
@@ -116,4 +118,25 @@ export function filled(length: number, value: number): Uint8Array {
 /** What an error that names this file and `field` looks like. */
 export function refusal(field: string, code = 'ERR_CORRUPT'): Error {
   return expect.objectContaining({ code, data: expect.objectContaining({ file, field }) }) as Error;
+}
+
+/** An image with data, a snapshot, and data after it; closed. */
+export async function snapshotImage(): Promise<Uint8Array> {
+  const folder = new MemoryFolder();
+  await makeImage(folder);
+  const disk = await openImage(folder);
+  await disk.write(0, pattern(1, 300 * KiB));
+  await disk.snapshots.create('s');
+  await disk.write(10 * KiB, pattern(2, 5 * KiB));
+  await disk.close();
+  return fileBytes(folder);
+}
+
+/** The superblock that rules. */
+export function newestOf(image: Uint8Array): Superblock {
+  const slots = [0, 1].map((slot) =>
+    decodeSuperblock(image.subarray(slot * SLOT_BYTES, (slot + 1) * SLOT_BYTES), 'x'),
+  );
+  const [first, second] = slots;
+  return first!.generation > second!.generation ? first! : second!;
 }
