@@ -337,6 +337,11 @@ export interface OpenContext {
   readonly lock: LockMode;
   /** Opens a file that the image names, read-only, through the backing gate. `field` names where it was found. */
   openBacking(reference: BackingReference, field: string): Promise<Backing>;
+  /**
+   * Opens a file that holds bytes of the image itself (an extent, an external data file), through the same gate, to be
+   * read or written as the image is, with its lock. The driver closes it.
+   */
+  openPart(name: string, field: string): Promise<Storage>;
   /** Options for this opening, by the driver's `openOptions` table (cache sizes, ablations). */
   readonly options: OptionValues;
 }

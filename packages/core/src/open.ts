@@ -129,6 +129,8 @@ async function openImage(request: OpenRequest): Promise<Disk> {
     options: checkOptions(driver.openOptions, options),
     openBacking: (reference, field) =>
       openBacking({ ...request, options, above: driver }, gate, reference, field),
+    openPart: async (name, field) =>
+      folder.open(await gate.admit(file, { file: name }, field), { readOnly, lock: request.lock }),
   };
   const { copyOnRead } = request;
   return new Disk(driver, await driver.open(folder, file, context), file, readOnly, { copyOnRead });
