@@ -210,6 +210,15 @@ describe.each<[GoalName, 'create' | 'delete']>([
     expect(row.measured).toContain('5.00 ms (N=1000, 64 MiB)');
   });
 
+  it('tells of images larger than the mail reckons with, and does not judge by them', () => {
+    const row = judged(goal, (results) => {
+      const large = results.snapshotOperations.find((each) => each.operation === operation)!;
+      results.snapshotOperations.push({ ...large, format: 'qcow2', imageBytes: 2 ** 42, medianMs: 2000 });
+    });
+    expect(row).toMatchObject({ verdict: 'ideal' });
+    expect(row.measured).toContain('4 TiB');
+  });
+
   it('has no row where nothing was measured', () => {
     const results = idealResults();
     results.snapshotOperations = results.snapshotOperations.filter((each) => each.operation !== operation);
