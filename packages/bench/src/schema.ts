@@ -295,21 +295,23 @@ const pairedReads = v.object({ before: v.array(amount), after: v.array(amount), 
 const cell = { format: text, snapshots: count };
 const requests = { ...cell, operations: count, roundMicros: v.array(amount), calls };
 
+export const environmentSchema: v.GenericSchema<unknown, Environment> = v.object({
+  node: text,
+  platform: text,
+  arch: text,
+  kernel: text,
+  cpu: text,
+  cores: count,
+  memoryBytes: count,
+  fileSystem: text,
+  date: v.pipe(v.string(), v.isoTimestamp()),
+});
+
 /** Checks a parsed `results.json`. */
 export const resultsSchema: v.GenericSchema<unknown, Results> = v.object({
   schema: v.literal('cowlab-bench-results'),
   version: v.pipe(count, v.value(RESULTS_VERSION)),
-  environment: v.object({
-    node: text,
-    platform: text,
-    arch: text,
-    kernel: text,
-    cpu: text,
-    cores: count,
-    memoryBytes: count,
-    fileSystem: text,
-    date: v.pipe(v.string(), v.isoTimestamp()),
-  }),
+  environment: environmentSchema,
   seed: count,
   profile: v.record(v.string(), v.unknown()),
   formats: v.array(text),
