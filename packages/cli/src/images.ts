@@ -20,6 +20,8 @@ export interface OpenRequest {
   readonly writable?: boolean;
   /** Takes no lock, and respects none: only for looking. */
   readonly forceShare?: boolean | undefined;
+  /** Opens no backing file. */
+  readonly withoutBacking?: boolean;
 }
 
 /** A folder that remembers which files were opened through it: what an opened image consists of. */
@@ -40,7 +42,7 @@ export interface OpenedImage {
 }
 
 export async function openImage(file: string, request: OpenRequest = {}): Promise<OpenedImage> {
-  const { format, allow, writable = false, forceShare = false } = request;
+  const { format, allow, writable = false, forceShare = false, withoutBacking = false } = request;
   if (writable && forceShare) throw invalidUse('--force-share', 'only reads');
   if (format !== undefined) driverOf(format, `${file}: format`);
   const folder = new RecordingFolder(path.dirname(file));
@@ -49,7 +51,14 @@ export async function openImage(file: string, request: OpenRequest = {}): Promis
   try {
     const disk = await openDisk(
       { folder, file: name },
-      { drivers, readOnly: !writable, forceShare, gate, ...(format !== undefined && { format }) },
+      {
+        drivers,
+        readOnly: !writable,
+        forceShare,
+        withoutBacking,
+        gate,
+        ...(format !== undefined && { format }),
+      },
     );
     return { disk, files: folder.opened };
   } catch (error) {

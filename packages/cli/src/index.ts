@@ -5,6 +5,7 @@ export type {
   FindingJson,
   InfoJson,
   MapEntryJson,
+  RebaseJson,
   SnapshotJson,
 } from './json.ts';
 export { main } from './main.ts';

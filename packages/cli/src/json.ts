@@ -1,4 +1,4 @@
-import type { CheckReport, CompactReport, ImageInfo, SnapshotInfo } from '@cowlab/core';
+import type { CheckReport, CompactReport, ImageInfo, RebaseReport, SnapshotInfo } from '@cowlab/core';
 
 /*
  * The shapes that `--json` prints. What qemu-img's `--output=json` has too bears the same name, so that scripts
@@ -30,6 +30,18 @@ export interface InfoJson {
   readonly files: readonly string[];
   readonly snapshots: readonly SnapshotJson[];
   readonly 'format-specific': Readonly<Record<string, string | number | boolean>>;
+}
+
+export interface RebaseJson {
+  readonly filename: string;
+  readonly format: string;
+  /** As it is named now. */
+  readonly 'backing-filename'?: string;
+  readonly 'backing-filename-format'?: string;
+  readonly 'backing-snapshot'?: string;
+  readonly 'compared-bytes': number;
+  /** What has become the image's own. */
+  readonly 'copied-bytes': number;
 }
 
 export interface CheckJson {
@@ -107,17 +119,34 @@ export function snapshotJson(snapshot: SnapshotInfo): SnapshotJson {
   };
 }
 
+type BackingJson = Pick<InfoJson, 'backing-filename' | 'backing-filename-format' | 'backing-snapshot'>;
+
+function backingJson({ backing }: ImageInfo): BackingJson {
+  return {
+    ...(backing && { 'backing-filename': backing.file }),
+    ...(backing?.format !== undefined && { 'backing-filename-format': backing.format }),
+    ...(backing?.snapshot !== undefined && { 'backing-snapshot': backing.snapshot }),
+  };
+}
+
+export function rebaseJson(filename: string, info: ImageInfo, report: RebaseReport): RebaseJson {
+  return {
+    filename,
+    format: info.format,
+    ...backingJson(info),
+    'compared-bytes': report.comparedBytes,
+    'copied-bytes': report.copiedBytes,
+  };
+}
+
 export function infoJson(filename: string, info: ImageInfo, snapshots: readonly SnapshotInfo[]): InfoJson {
-  const { backing } = info;
   return {
     filename,
     format: info.format,
     'virtual-size': info.size,
     'actual-size': info.storageBytes,
     'cluster-size': info.unitBytes,
-    ...(backing && { 'backing-filename': backing.file }),
-    ...(backing?.format !== undefined && { 'backing-filename-format': backing.format }),
-    ...(backing?.snapshot !== undefined && { 'backing-snapshot': backing.snapshot }),
+    ...backingJson(info),
     files: info.files,
     snapshots: snapshots.map(snapshotJson),
     'format-specific': info.details,

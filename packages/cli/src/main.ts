@@ -12,6 +12,7 @@ import { addCreate } from './verbs/create.ts';
 import { addDiff } from './verbs/diff.ts';
 import { addInfo } from './verbs/info.ts';
 import { addMap } from './verbs/map.ts';
+import { addRebase } from './verbs/rebase.ts';
 import { addResize, protectNegativeSize } from './verbs/resize.ts';
 import { addSnapshot } from './verbs/snapshot.ts';
 
@@ -25,6 +26,7 @@ const verbs: readonly AddVerb[] = [
   addMap,
   addDiff,
   addResize,
+  addRebase,
   addCompact,
   addBench,
 ];

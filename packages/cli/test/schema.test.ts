@@ -8,6 +8,7 @@ const at = scratch();
 const withSnapshots = formatsWith(({ snapshots }) => snapshots !== 'none');
 const withDiff = formatsWith(({ diff }) => diff);
 const withCompact = formatsWith(({ compact }) => compact !== 'none');
+const withRebase = formatsWith(({ changeBacking }) => changeBacking);
 const withBacking = formatsWith(({ backing }) => backing);
 
 async function printed(...argv: string[]): Promise<unknown> {
@@ -54,6 +55,15 @@ describe('what --json prints is as the published schema says', () => {
   it.each(withCompact)('of a compaction of %s', async (format) => {
     await makeSample(at('disk'), format);
     expect(contradictions(await printed('compact', '--json', at('disk')), 'compact')).toEqual([]);
+  });
+
+  it.each(withRebase)('of a rebase of %s', async (format) => {
+    await makeSample(at('base'), baseFormatOf(format));
+    await mustRun('create', '-q', '-f', format, '-b', 'base', '-F', baseFormatOf(format), at('top'));
+    for (const backing of ['base', '']) {
+      const report = await printed('rebase', '--json', '-b', backing, at('top'));
+      expect(contradictions(report, 'rebase')).toEqual([]);
+    }
   });
 
   it('of findings', async () => {

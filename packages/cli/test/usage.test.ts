@@ -12,6 +12,7 @@ const verbs = [
   'compare',
   'map',
   'resize',
+  'rebase',
   'compact',
   'bench',
 ];
@@ -55,6 +56,8 @@ describe('the command', () => {
     [['snapshot', '-c', 'a', '-d', 'b', 'x'], 1, 'only one of -l, -c, -a, -d'],
     [['snapshot', '-c', 'a', '--json', 'x'], 1, '--json: goes with -l'],
     [['resize', 'x', 'big'], 1, 'size: "big" is not a size'],
+    [['rebase', 'x'], 1, '-b, --backing'],
+    [['rebase', '-b', '', '-F', 'raw', 'x'], 1, '"" is no backing file'],
     [['compare', 'a'], 2, "'b'"],
     [['compare', '--nonsense', 'a', 'b'], 2, '--nonsense'],
     [['bench', '--profile', 'gigantic'], 1, 'quick, standard, full'],

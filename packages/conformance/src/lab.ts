@@ -49,6 +49,7 @@ export interface OpenRequest {
   readonly file?: string;
   readonly readOnly?: boolean;
   readonly copyOnRead?: boolean;
+  readonly withoutBacking?: boolean;
   readonly forceShare?: boolean;
   /** The lab's own folder when left out; a wrapper of it otherwise. */
   readonly folder?: StorageFolder;

@@ -12,6 +12,7 @@ import { powerLoss } from './groups/power-loss.ts';
 import { races } from './groups/races.ts';
 import { readOnly } from './groups/read-only.ts';
 import { readsAndWrites } from './groups/reads-and-writes.ts';
+import { rebase } from './groups/rebase.ts';
 import { resize } from './groups/resize.ts';
 import { snapshotDiff } from './groups/snapshot-diff.ts';
 import { snapshotTree } from './groups/snapshot-tree.ts';
@@ -34,6 +35,7 @@ export const groups: readonly ScenarioGroup[] = [
   snapshotDiff,
   backing,
   localCopies,
+  rebase,
   clones,
   concurrency,
   races,

@@ -118,6 +118,24 @@ async function releaseTooSoon(folder: StorageFolder, file: string, image: Driver
   await image.releaseBacking?.();
 }
 
+/** Another backing is named, durably, and only then comes the rest. */
+async function changeTooSoon(
+  folder: StorageFolder,
+  file: string,
+  image: DriverImage,
+  ...[reference, backing]: Parameters<NonNullable<DriverImage['changeBacking']>>
+): Promise<void> {
+  const text = new TextEncoder().encode(reference && `${reference.format ?? ''}:${reference.file}`);
+  const named = new Uint8Array(2 + text.length);
+  new DataView(named.buffer).setUint16(0, text.length);
+  named.set(text, 2);
+  const storage = await folder.open(file, { readOnly: false });
+  await storage.write(12, named, 'header');
+  await storage.flush();
+  await storage.close();
+  await image.changeBacking?.(reference, backing);
+}
+
 /** Opens like `driver`, and leaves a mark in the file even when it must not write. */
 function marking(driver: BlockDriver): BlockDriver {
   return {
@@ -282,6 +300,34 @@ const defects: readonly Defect[] = [
       },
     },
     group: 'power loss',
+    model: false,
+  },
+  {
+    name: 'names another backing before it has what it needs',
+    driver: {
+      ...mapping,
+      open: async (folder, file, context) => {
+        const image = await mapping.open(folder, file, context);
+        // What was copied is made durable by the change, and not before.
+        return spoilt(image, {
+          flush: () => undefined,
+          changeBacking: (...to) => changeTooSoon(folder, file, image, ...to),
+        });
+      },
+    },
+    group: 'power loss',
+    model: false,
+  },
+  {
+    name: 'changes the name of its backing alone',
+    driver: {
+      ...mapping,
+      open: async (...call) => {
+        const image = await mapping.open(...call);
+        return spoilt(image, { changeBacking: async (_, backing) => backing?.close() });
+      },
+    },
+    group: 'rebase',
     model: false,
   },
   {

@@ -34,6 +34,7 @@ const capabilities: Capabilities = {
   backing: false,
   backingSnapshot: false,
   releaseBacking: false,
+  changeBacking: false,
   resize: 'grow',
   compact: 'none',
   repair: [],

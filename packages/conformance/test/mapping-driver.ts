@@ -1,5 +1,6 @@
 import {
   type Backing,
+  type BackingReference,
   type BlockDriver,
   type Capabilities,
   type CheckReport,
@@ -40,6 +41,7 @@ const capabilities: Capabilities = {
   backing: true,
   backingSnapshot: false,
   releaseBacking: true,
+  changeBacking: true,
   resize: 'none',
   compact: 'none',
   repair: [],
@@ -48,6 +50,11 @@ const capabilities: Capabilities = {
   maxSize: 2 ** 30,
   sizeMultiple: 1,
 };
+
+/** How a header names a backing. */
+function recorded(backing: BackingReference | undefined): string {
+  return backing === undefined ? '' : `${backing.format ?? ''}:${backing.file}`;
+}
 
 interface Header {
   readonly size: number;
@@ -159,17 +166,20 @@ class MappingImage implements DriverImage {
     return { corruptions: wrong, leaks: 0, repaired: 0, findings: [], allocatedBytes, imageEndBytes };
   }
 
-  /** The map is durable first; the header is one sector. */
   async releaseBacking(): Promise<void> {
-    const backing = this.#backing;
-    if (backing === undefined) return;
+    if (this.#backing !== undefined) await this.changeBacking(undefined, undefined);
+  }
+
+  /** The map is durable first; the header is one sector. */
+  async changeBacking(reference: BackingReference | undefined, backing: Backing | undefined): Promise<void> {
     await this.flush();
-    const header = { size: this.size, backing: '' };
+    const header = { size: this.size, backing: recorded(reference) };
     await this.#storage.write(0, encodeHeader(header), 'header');
     await this.#storage.flush();
+    const before = this.#backing;
     this.#header = header;
-    this.#backing = undefined;
-    await backing.close();
+    this.#backing = backing;
+    await before?.close();
   }
 
   info(): ImageInfo {
@@ -224,8 +234,7 @@ export const mapping: BlockDriver = {
   async create(folder: StorageFolder, file: string, { size, backing }: CreateRequest): Promise<void> {
     const storage = await folder.open(file, { readOnly: false, lock: 'exclusive' });
     try {
-      const recorded = backing === undefined ? '' : `${backing.format ?? ''}:${backing.file}`;
-      await storage.write(0, encodeHeader({ size, backing: recorded }), 'header');
+      await storage.write(0, encodeHeader({ size, backing: recorded(backing) }), 'header');
       await storage.truncate(dataStart(size));
       await storage.flush();
     } finally {

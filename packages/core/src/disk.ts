@@ -3,6 +3,7 @@ import { isOwned, readBytes, resolveExtent, unmapBytes, writeBytes } from './dat
 import { DiskSnapshots } from './disk-snapshots.ts';
 import type {
   Backing,
+  BackingReference,
   BlockDriver,
   Capabilities,
   CheckOptions,
@@ -25,7 +26,9 @@ import {
   type PopulateTally,
   readAndKeep,
 } from './populate.ts';
+import { assertNewSize, assertRange } from './ranges.ts';
 import { type Hold, RangeLock } from './range-lock.ts';
+import { type BackingOpener, rebaseImage, type RebaseOptions, type RebaseReport } from './rebase.ts';
 
 /*
  * What callers hold: one class for all formats. Everything that is the same for every format happens here,
@@ -56,6 +59,10 @@ export interface DiskExtras {
   readonly closed?: () => void;
   /** Reads keep what they got from the backing. */
   readonly copyOnRead?: boolean;
+  /** Opens another backing for this disk. */
+  readonly openBacking?: BackingOpener;
+  /** Who a storage's file is. */
+  readonly identify?: (name: string) => Promise<string>;
 }
 
 const EVERYTHING = Number.MAX_SAFE_INTEGER;
@@ -73,7 +80,8 @@ export class Disk implements Backing, AsyncDisposable {
   readonly #file: string;
   readonly #locks = new RangeLock();
   readonly #serial: boolean;
-  readonly #closed: (() => void) | undefined;
+  readonly #driver: BlockDriver;
+  readonly #extras: DiskExtras;
   readonly #local: LocalCopies;
   /** Made when somebody asks: a chain has thousands of disks, of which nobody does. */
   #closing: AbortController | undefined;
@@ -90,7 +98,8 @@ export class Disk implements Backing, AsyncDisposable {
     readOnly: boolean,
     extras: DiskExtras = {},
   ) {
-    this.#closed = extras.closed;
+    this.#driver = driver;
+    this.#extras = extras;
     this.#copied = extras.copyOnRead === true ? newTally() : undefined;
     this.format = driver.name;
     this.capabilities = driver.capabilities;
@@ -218,6 +227,20 @@ export class Disk implements Backing, AsyncDisposable {
     return this.#local.release(options);
   }
 
+  /**
+   * Puts another backing, or none (null), in the place of the present one. The disk's bytes stay as they are: what would
+   * read otherwise is copied into the image first. Rejects with `ERR_BACKING_NEEDED` when a snapshot would read
+   * otherwise. With `unsafe` only the name changes. Crash-safe: the image names the one or the other.
+   */
+  async rebase(backing: BackingReference | null, options: RebaseOptions = {}): Promise<RebaseReport> {
+    this.#assertWritable();
+    const { openBacking, identify } = this.#extras;
+    const parts = { file: this.#file, driver: this.#driver, image: this.image, openBacking, identify };
+    const exclusively = <T>(run: () => Promise<T>, signal?: AbortSignal): Promise<T> =>
+      this.#exclusively(run, signal);
+    return rebaseImage({ ...parts, exclusively }, backing, options);
+  }
+
   /** The extents of a range, in order, without gaps, neighbours of one kind and depth joined. */
   async *extents(offset = 0, length: number = this.size - offset): AsyncGenerator<DiskExtent> {
     this.#assertOpen();
@@ -256,22 +279,10 @@ export class Disk implements Backing, AsyncDisposable {
   /** Changes the disk's size; new bytes read as zeros, bytes past a smaller size are gone. */
   async resize(size: number, options: LongCallOptions = {}): Promise<void> {
     this.#assertWritable();
-    const { resize, sizeMultiple, maxSize } = this.capabilities;
+    const { resize } = this.capabilities;
     if (this.image.resize === undefined || resize === 'none') throw this.#unsupported('resize');
-    if (!Number.isSafeInteger(size) || size <= 0)
-      throw new RangeError(`size: not a whole number above 0: ${size}`);
     if (size < this.size && resize === 'grow') throw this.#unsupported('shrink');
-    if (size % sizeMultiple !== 0 || size > maxSize) {
-      throw new CowlabError(
-        'ERR_INVALID_OPTION',
-        `${this.#file}: size: must be a multiple of ${sizeMultiple}, at most ${maxSize}`,
-        {
-          file: this.#file,
-          field: 'size',
-          value: size,
-        },
-      );
-    }
+    assertNewSize(size, this.capabilities, this.#file);
     const image = this.image;
     await this.#exclusively(async () => image.resize?.(size, options), options.signal);
   }
@@ -325,7 +336,7 @@ export class Disk implements Backing, AsyncDisposable {
       }
     } finally {
       this.#state = 'closed';
-      this.#closed?.();
+      this.#extras.closed?.();
       this.#locks.release(hold);
     }
   }
@@ -461,17 +472,7 @@ export class Disk implements Backing, AsyncDisposable {
   }
 
   #assertRange(offset: number, length: number): void {
-    if (!Number.isSafeInteger(offset) || offset < 0) {
-      throw new RangeError(`offset: not a whole number from 0: ${offset}`);
-    }
-    if (!Number.isSafeInteger(length) || length < 0) {
-      throw new RangeError(`length: not a whole number from 0: ${length}`);
-    }
-    if (offset + length > this.image.size) {
-      throw new RangeError(
-        `bytes ${offset} to ${offset + length} lie past the disk's end at ${this.image.size}`,
-      );
-    }
+    assertRange(offset, length, this.image.size);
   }
 
   #assertOpen(): void {

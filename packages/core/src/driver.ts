@@ -246,6 +246,13 @@ export interface DriverImage {
    */
   releaseBacking?(): Promise<void>;
   /**
+   * Present when `capabilities.changeBacking`. Names another backing, or none, durably, closes the present one and goes
+   * on with `backing`, which is what `reference` names, opened. Core has made sure that the disk and its snapshots read
+   * as before, or was told not to mind. Everything visible before is durable when the image names the new one; one
+   * moment decides, and who rejects still has the old one and leaves `backing` alone.
+   */
+  changeBacking?(reference: BackingReference | undefined, backing: Backing | undefined): Promise<void>;
+  /**
    * Present when `capabilities.compact` is not `none`. Gives space that is free at the end of the file back. Crash-safe
    * at every step; the disk and its snapshots read as before, also those that are open. With `move`, data go to free
    * places first, in steps that are durable each: an abort between two of them keeps what was moved.
@@ -277,6 +284,8 @@ export interface Capabilities {
   readonly backingSnapshot: boolean;
   /** A backing that is needed no longer can be released. */
   readonly releaseBacking: boolean;
+  /** An image can be given another backing, or none, in place of the one it has. */
+  readonly changeBacking: boolean;
   readonly resize: 'none' | 'grow' | 'both';
   /** `trim`: free space at the end of the file can be given back. `move`: and data moved, to make it free. */
   readonly compact: 'none' | 'trim' | 'move';

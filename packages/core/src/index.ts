@@ -20,4 +20,5 @@ export type { BackedRange, PopulateReport } from './populate.ts';
 export * from './prefetch.ts';
 export { type Hold, RangeLock } from './range-lock.ts';
 export { raw } from './raw.ts';
+export type { RebaseOptions, RebaseReport } from './rebase.ts';
 export * from './storage.ts';

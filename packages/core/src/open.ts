@@ -1,13 +1,15 @@
 import path from 'node:path';
+import { absentBacking } from './absent-backing.ts';
 import { SnapshotBacking } from './backing-snapshot.ts';
 import { Disk } from './disk.ts';
 import type { Backing, BackingReference, BlockDriver, OpenContext, OptionValues } from './driver.ts';
-import { CowlabError } from './errors.ts';
+import { CowlabError, isCowlabError } from './errors.ts';
 import { FileFolder } from './file-folder.ts';
 import type { FileIo } from './file-storage.ts';
 import { BackingGate, type GatePolicy } from './gate.ts';
 import { checkOptions } from './options.ts';
 import { raw } from './raw.ts';
+import type { BackingOpener, OpenedBacking } from './rebase.ts';
 import type { LockMode, StorageFolder } from './storage.ts';
 
 /** A file by its path, or by its name in a folder of any kind. */
@@ -33,6 +35,11 @@ export interface OpenDiskOptions extends Formats {
    * that fails the read does not: the bytes come from the backing, and `stats` counts a `failedCopies`.
    */
   readonly copyOnRead?: boolean;
+  /**
+   * Opens no backing: what it has to answer for cannot be read, and rejects with `ERR_BACKING_MISSING`. For looking at
+   * an image, or for an unsafe `rebase` of one, whose backing is not where it says.
+   */
+  readonly withoutBacking?: boolean;
   /** Options of the driver for this opening, and for backings of its format; see its `openOptions`. */
   readonly options?: OptionValues;
 }
@@ -109,6 +116,7 @@ interface OpenRequest {
   /** As QEMU has it: who writes an image does not allow what is under it to change, and others may read that. */
   readonly lockBelow: LockMode;
   readonly copyOnRead: boolean;
+  readonly withoutBacking: boolean;
   readonly options: OptionValues;
   /** For a backing: the driver of the image above, whose options these are. */
   readonly above?: BlockDriver;
@@ -127,13 +135,57 @@ async function openImage(request: OpenRequest): Promise<Disk> {
     readOnly,
     lock: request.lock,
     options: checkOptions(driver.openOptions, options),
-    openBacking: (reference, field) =>
-      openBacking({ ...request, options, above: driver }, gate, reference, field),
+    openBacking: async (reference, field) =>
+      request.withoutBacking
+        ? absentBacking(file, reference)
+        : openBacking({ ...request, options, above: driver }, gate, reference, field),
     openPart: async (name, field) =>
       folder.open(await gate.admit(file, { file: name }, field), { readOnly, lock: request.lock }),
   };
   const { copyOnRead } = request;
-  return new Disk(driver, await driver.open(folder, file, context), file, readOnly, { copyOnRead });
+  return new Disk(driver, await driver.open(folder, file, context), file, readOnly, {
+    copyOnRead,
+    // Who only reads has no use for another backing, and a chain may have thousands who do.
+    ...(!readOnly && {
+      openBacking: opener({ ...request, options, above: driver }, gate),
+      identify: (name: string) => folder.identify(name),
+    }),
+  });
+}
+
+/** How a disk that is open comes to another backing. */
+function opener(above: OpenRequest & { readonly above: BlockDriver }, gate: BackingGate): BackingOpener {
+  const { file } = above;
+  return async (wanted, mayMiss) => {
+    assertBacking(file, above.above, wanted);
+    try {
+      return await openWanted({ ...above, withoutBacking: false }, gate, wanted);
+    } catch (error) {
+      if (!mayMiss || !isCowlabError(error, 'ERR_BACKING_MISSING')) throw error;
+      return { reference: wanted, backing: absentBacking(file, wanted) };
+    }
+  };
+}
+
+/** As {@link openBacking}; the snapshot may be given by its name, too. */
+async function openWanted(
+  above: OpenRequest,
+  gate: BackingGate,
+  wanted: BackingReference,
+): Promise<OpenedBacking> {
+  const field = 'backing file';
+  if (wanted.snapshot === undefined) {
+    return { reference: wanted, backing: await openBacking(above, gate, wanted, field) };
+  }
+  const disk = await openBackingFile(above, gate, wanted, field);
+  let reference: BackingReference;
+  try {
+    reference = { ...wanted, snapshot: (await disk.snapshots.find(wanted.snapshot)).id };
+  } catch (error) {
+    await disk.close();
+    throw error;
+  }
+  return { reference, backing: await SnapshotBacking.open(disk, reference, { file: above.file, field }) };
 }
 
 async function openBacking(
@@ -142,8 +194,19 @@ async function openBacking(
   reference: BackingReference,
   field: string,
 ): Promise<Backing> {
+  const disk = await openBackingFile(above, gate, reference, field);
+  if (reference.snapshot === undefined) return disk;
+  return SnapshotBacking.open(disk, reference, { file: above.file, field: `${field}.snapshot` });
+}
+
+async function openBackingFile(
+  above: OpenRequest,
+  gate: BackingGate,
+  reference: BackingReference,
+  field: string,
+): Promise<Disk> {
   const file = await gate.admit(above.file, reference, field);
-  const disk = await openImage({
+  return openImage({
     ...above,
     file,
     gate,
@@ -153,8 +216,6 @@ async function openBacking(
     lock: reference.snapshot === undefined ? above.lockBelow : 'none',
     copyOnRead: false,
   });
-  if (reference.snapshot === undefined) return disk;
-  return SnapshotBacking.open(disk, reference, { file: above.file, field: `${field}.snapshot` });
 }
 
 function withRaw(drivers: readonly BlockDriver[] = []): readonly BlockDriver[] {
@@ -188,6 +249,7 @@ export async function openDisk(location: ImageLocation, options: OpenDiskOptions
     lock: lockFor(file, options),
     lockBelow: options.forceShare === true ? 'none' : 'shared',
     copyOnRead: options.copyOnRead ?? false,
+    withoutBacking: options.withoutBacking ?? false,
     options: options.options ?? {},
   });
 }

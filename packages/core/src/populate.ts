@@ -171,7 +171,7 @@ async function keepBacked(
 }
 
 /** Makes `bytes` the image's own: zero mappings for whole units of zeros, writes for what lies between them. */
-async function keep(
+export async function keep(
   image: DriverImage,
   offset: number,
   bytes: Uint8Array,

@@ -26,6 +26,7 @@ const capabilities: Capabilities = {
   backing: false,
   backingSnapshot: false,
   releaseBacking: false,
+  changeBacking: false,
   resize: 'both',
   compact: 'none',
   repair: [],
@@ -35,7 +36,7 @@ const capabilities: Capabilities = {
   sizeMultiple: 1,
 };
 
-class RawImage implements DriverImage {
+export class RawImage implements DriverImage {
   readonly unitBytes = 512;
   readonly #storage: Storage;
   #size: number;

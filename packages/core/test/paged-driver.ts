@@ -33,6 +33,7 @@ export const capabilities: Capabilities = {
   backing: true,
   backingSnapshot: false,
   releaseBacking: false,
+  changeBacking: false,
   resize: 'both',
   compact: 'none',
   repair: [],

@@ -18,6 +18,7 @@ import { MIN_PLACES } from './gather.ts';
 import { FvdImage } from './image.ts';
 import { Journal } from './journal.ts';
 import {
+  assertBaseFits,
   decodeSuperblock,
   encodeRoot,
   encodeSuperblock,
@@ -28,7 +29,6 @@ import {
   MAX_CHUNKS,
   MAX_JOURNAL_BYTES,
   MAX_SNAPSHOTS,
-  MAX_TEXT_BYTES,
   NO_REGION,
   rootBytes,
   SLOT_BYTES,
@@ -54,6 +54,7 @@ const capabilities: Capabilities = {
   backing: true,
   backingSnapshot: true,
   releaseBacking: true,
+  changeBacking: true,
   resize: 'both',
   compact: 'move',
   repair: ['leaks', 'all'],
@@ -101,7 +102,7 @@ const openOptions: OptionTable = {
 };
 
 /** Refuses create options that do not fit together. */
-function assertOptions({ size, options: values, backing }: CreateRequest): void {
+function assertOptions({ size, options: values }: CreateRequest): void {
   const ensure = (right: boolean, field: string, problem: string): void => {
     if (!right) throw new CowlabError('ERR_INVALID_OPTION', `option ${field}: ${problem}`, { field });
   };
@@ -118,10 +119,6 @@ function assertOptions({ size, options: values, backing }: CreateRequest): void 
   const journalBytes = values.journal_size as number;
   const fits = journalBytes > 0 && journalBytes <= MAX_JOURNAL_BYTES;
   ensure(fits, 'journal_size', `not from 1 to ${MAX_JOURNAL_BYTES} bytes`);
-  for (const name of [backing?.file, backing?.format, backing?.snapshot]) {
-    const short = Buffer.byteLength(name ?? '') <= MAX_TEXT_BYTES;
-    ensure(short, 'backing file', `is longer than ${MAX_TEXT_BYTES} bytes of UTF-8`);
-  }
 }
 
 /** The superblock of an image in which nothing is mapped, and its root. */
@@ -292,6 +289,7 @@ export const fvd: BlockDriver = {
 
   async create(folder: StorageFolder, file: string, request: CreateRequest): Promise<void> {
     assertOptions(request);
+    if (request.backing !== undefined) assertBaseFits(file, request.backing);
     const [superblock, state] = firstState(request);
     const storage = await folder.open(file, { readOnly: false, lock: 'exclusive' });
     try {

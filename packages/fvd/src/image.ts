@@ -2,6 +2,7 @@ import {
   allocatedBytes,
   type Awaitable,
   type Backing,
+  type BackingReference,
   type CheckOptions,
   type CheckReport,
   type CompactOptions,
@@ -21,6 +22,7 @@ import { gatherSpan, isScattered } from './gather.ts';
 import type { Journal } from './journal.ts';
 import {
   ABSENT,
+  assertBaseFits,
   baseOf,
   type Geometry,
   type JournalRun,
@@ -222,11 +224,17 @@ export class FvdImage implements DriverImage {
 
   /** Absent blocks are zeros from now on, in every state: core has seen that no base has bytes for them. */
   async releaseBacking(): Promise<void> {
-    const base = this.#base;
-    if (base === undefined) return;
-    await this.publish({ base: { base: '', baseFormat: '', baseSnapshot: '' } });
-    this.#base = undefined;
-    await base.close();
+    if (this.#base !== undefined) await this.changeBacking(undefined, undefined);
+  }
+
+  /** The superblock that names the other base is the moment; absent blocks, in every state, are that one's then. */
+  async changeBacking(reference: BackingReference | undefined, backing: Backing | undefined): Promise<void> {
+    if (reference !== undefined) assertBaseFits(this.storage.name, reference);
+    const { file: base = '', format: baseFormat = '', snapshot: baseSnapshot = '' } = reference ?? {};
+    await this.publish({ base: { base, baseFormat, baseSnapshot } });
+    const before = this.#base;
+    this.#base = backing;
+    await before?.close();
   }
 
   async info(): Promise<ImageInfo> {

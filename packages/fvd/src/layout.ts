@@ -1,4 +1,12 @@
-import { type BackingReference, corrupt, readU64LE, unsupported, viewOf, writeU64LE } from '@cowlab/core';
+import {
+  type BackingReference,
+  CowlabError,
+  corrupt,
+  readU64LE,
+  unsupported,
+  viewOf,
+  writeU64LE,
+} from '@cowlab/core';
 import { rootBytes } from './layout-table.ts';
 import {
   geometryOf,
@@ -68,7 +76,7 @@ export function logChunkOf({ logOffset, chunkBytes }: Superblock): number {
 }
 
 /** Longest name of a base, and of its format, in bytes of UTF-8. */
-export const MAX_TEXT_BYTES = 1024;
+const MAX_TEXT_BYTES = 1024;
 const TEXT_AT = 256;
 /** Incompatible feature: `baseSnapshot` is told. A reader that did not know it would show other bytes. */
 const BASE_SNAPSHOT_FEATURE = 2;
@@ -87,6 +95,18 @@ export function baseOf({ base, baseFormat, baseSnapshot }: Superblock): BackingR
     ...(baseFormat !== '' && { format: baseFormat }),
     ...(baseSnapshot !== '' && { snapshot: baseSnapshot }),
   };
+}
+
+/** Throws `ERR_INVALID_OPTION` when a superblock has no room for how the base is named. */
+export function assertBaseFits(file: string, base: BackingReference): void {
+  for (const text of [base.file, base.format, base.snapshot]) {
+    if (Buffer.byteLength(text ?? '') <= MAX_TEXT_BYTES) continue;
+    const problem = `is longer than ${MAX_TEXT_BYTES} bytes of UTF-8`;
+    throw new CowlabError('ERR_INVALID_OPTION', `${file}: backing file: ${problem}`, {
+      file,
+      field: 'backing file',
+    });
+  }
 }
 
 export function encodeSuperblock(block: Superblock): Uint8Array {

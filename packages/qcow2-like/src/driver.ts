@@ -49,6 +49,7 @@ const capabilities: Capabilities = {
   backing: true,
   backingSnapshot: false,
   releaseBacking: true,
+  changeBacking: true,
   resize: 'both',
   compact: 'none',
   repair: ['leaks', 'all'],

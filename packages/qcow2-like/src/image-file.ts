@@ -1,4 +1,5 @@
 import { type Awaitable, CowlabError, type Storage, viewOf, writeU64BE } from '@cowlab/core';
+import { type HeaderChange, rewriteHeader } from './header-area.ts';
 import {
   decodeHeader,
   type Geometry,
@@ -7,7 +8,6 @@ import {
   headerAreaBytes,
   type HeaderPatch,
   patchHeader,
-  removeBacking,
   requireRegion,
   sectorBytes,
 } from './layout.ts';
@@ -67,14 +67,30 @@ export class ImageFile {
     await this.storage.flush();
   }
 
-  /** The image names no backing any more. As long as that may not be durable, memory goes on with it. */
-  async forgetBacking(): Promise<void> {
-    const page = this.#page.slice();
-    removeBacking(page);
-    await this.storage.write(0, page, 'header');
-    await this.storage.flush();
-    this.#page = page;
-    const { backing: _, ...header } = this.header;
+  /**
+   * Another version or backing: what the first cluster says is laid out anew, and the first sector decides. As long as
+   * that may not be durable, memory goes on with the old one.
+   */
+  async rewrite(change: HeaderChange): Promise<void> {
+    const { name, storage } = this;
+    const area = new Uint8Array(this.geometry.clusterBytes);
+    await storage.read(0, area, 'header');
+    const next = rewriteHeader(area, change);
+    if (next === undefined) {
+      const problem = 'the first cluster has no room for the extensions and the name of the backing file';
+      throw new CowlabError('ERR_TOO_LARGE', `${name}: header: ${problem}`, { file: name, field: 'header' });
+    }
+    const { rest, sector } = next;
+    if (rest !== undefined) {
+      await storage.write(rest.offset, rest.bytes, 'header');
+      await storage.flush();
+      area.set(rest.bytes, rest.offset);
+    }
+    area.set(sector);
+    const header = decodeHeader(area, storage.size(), name);
+    await storage.write(0, sector, 'header');
+    await storage.flush();
+    this.#page = sector;
     this.header = header;
   }
 

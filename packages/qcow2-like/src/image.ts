@@ -1,6 +1,8 @@
 import {
   allocatedBytes,
   type Awaitable,
+  type Backing,
+  type BackingReference,
   type CheckOptions,
   type CheckReport,
   CowlabError,
@@ -15,6 +17,7 @@ import {
 import { checkImage } from './check.ts';
 import { CompressedClusters } from './compressed.ts';
 import { type BackingSlot, Extents } from './extents.ts';
+import { assertBackingFits } from './header-area.ts';
 import type { ImageFile } from './image-file.ts';
 import type { Mapping } from './mapping.ts';
 import type { Metadata } from './metadata.ts';
@@ -37,7 +40,7 @@ import type { SnapshotTable } from './snapshot-table.ts';
  *   lazy refcounts  the dirty bit «flush» before the first of these; step 1 leaves counts out, close writes them
  *                   «flush» and clears the bit «flush»
  *   header          always one sector, alone, after a «flush» of all that it points to
- *   release         all of a flush; counts «flush» → header without the backing «flush»
+ *   backing         all of a flush; counts «flush» → header that names another, or none «flush»
  *   snapshots       header: dirty bit «flush» → counts, COPIED flags, tables «flush» → header: new snapshot
  *                   table or L1 table, dirty bit cleared «flush» → discards. Version 2 has no dirty bit:
  *                   count up «flush» → header «flush» → count down «flush».
@@ -137,16 +140,20 @@ export class Qcow2Image implements DriverImage {
     await resizeImage({ metadata, backing: backing.current, writes, extents: this.#extents }, size, options);
   }
 
-  /** Everything is on disk before the header lets go of the backing: one sector decides. */
   async releaseBacking(): Promise<void> {
-    const { metadata, backing, file } = this.#parts;
+    if (this.#parts.backing.current !== undefined) await this.changeBacking(undefined, undefined);
+  }
+
+  /** Everything is on disk before the header names another backing: one sector decides. */
+  async changeBacking(reference: BackingReference | undefined, backing: Backing | undefined): Promise<void> {
+    const { metadata, backing: slot, file } = this.#parts;
     if (metadata === undefined) throw this.#readOnly();
-    const released = backing.current;
-    if (released === undefined) return;
+    if (reference !== undefined) assertBackingFits(file.name, reference);
     await metadata.sync();
-    await file.forgetBacking();
-    backing.current = undefined;
-    await released.close();
+    await file.rewrite({ backing: reference ?? null });
+    const before = slot.current;
+    slot.current = backing;
+    await before?.close();
   }
 
   async info(): Promise<ImageInfo> {

@@ -22,10 +22,10 @@ export const maxRefcountTableBytes: number = 8 * 1024 * 1024;
 const maxSnapshotCount = 65536;
 export const maxBackingNameBytes = 1023;
 
-const v2HeaderBytes = 72;
+export const v2HeaderBytes = 72;
 const v3HeaderBytes = 104;
 /** What we write: up to and with `compression_type` and its padding. */
-const writtenHeaderBytes = 112;
+export const writtenHeaderBytes = 112;
 
 const incompatibleDirty = 1n;
 const incompatibleCorrupt = 2n;
@@ -39,13 +39,13 @@ const incompatibleNames: readonly string[] = [
 const compatibleLazyRefcounts = 1n;
 export const autoclearBitmaps = 1n;
 
-const extensionEnd = 0;
-const extensionBackingFormat = 0xe2792aca;
-const extensionBitmaps = 0x23852875;
+export const extensionEnd = 0;
+export const extensionBackingFormat = 0xe2792aca;
+export const extensionBitmaps = 0x23852875;
 const extensionEncryption = 0x0537be77;
 const extensionDataFile = 0x44415441;
 /** Ours, "COWL": the next snapshot id, so that an id is never given twice. Others ignore and keep it. */
-const extensionNextSnapshotId = 0x434f574c;
+export const extensionNextSnapshotId = 0x434f574c;
 
 interface BitmapsPointer {
   readonly count: number;
@@ -369,28 +369,6 @@ export function patchHeader(page: Uint8Array, patch: HeaderPatch): void {
     view.setBigUint64(fields.incompatible_features.at, patch.dirty ? others | incompatibleDirty : others);
   }
   if (patch.autoclear !== undefined) view.setBigUint64(fields.autoclear_features.at, patch.autoclear);
-}
-
-/**
- * Takes the backing out of `page`, the file's first sector. The extension with its format goes too where it is the last
- * one and lies in that sector, as in our images; elsewhere it stays, and means nothing without a backing.
- */
-export function removeBacking(page: Uint8Array): void {
-  const view = viewOf(page);
-  writeU64BE(view, fields.backing_file_offset.at, 0);
-  view.setUint32(fields.backing_file_size.at, 0);
-  const start =
-    view.getUint32(fields.version.at) === 3 ? view.getUint32(fields.header_length.at) : v2HeaderBytes;
-  for (let at = start; at + 8 <= page.length; ) {
-    const next = at + 8 + roundUp(view.getUint32(at + 4), 8);
-    const type = view.getUint32(at);
-    if (type === extensionEnd || next + 8 > page.length) return;
-    if (type === extensionBackingFormat && view.getUint32(next) === extensionEnd) {
-      page.fill(0, at, next);
-      return;
-    }
-    at = next;
-  }
 }
 
 /** A new image's header with extensions and backing name; at most one cluster, or undefined when it does not fit. */

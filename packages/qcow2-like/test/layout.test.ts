@@ -1,15 +1,8 @@
 // The header and the tables as bytes: a round trip, the smallest and largest values, one step beyond.
 
-import { viewOf } from '@cowlab/core';
 import { describe, expect, it } from 'vitest';
 import { compressedPlace, hostOffsetOf, setEntry } from '../src/entries.ts';
-import {
-  decodeHeader,
-  encodeHeader,
-  type Header,
-  maxBackingNameBytes,
-  removeBacking,
-} from '../src/layout.ts';
+import { decodeHeader, encodeHeader, type Header, maxBackingNameBytes } from '../src/layout.ts';
 import { refcountWidth } from '../src/refcount-width.ts';
 import {
   decodeSnapshotTable,
@@ -144,39 +137,5 @@ describe('the snapshot table', () => {
   it('takes the size of the disk for a snapshot that does not tell its own', async () => {
     const old: Snapshot = { ...made, extra: new Uint8Array(0) };
     expect((await decode(encodeSnapshotTable([old]), 1))[0]?.size).toBe(4096);
-  });
-});
-
-describe('removing the backing from the first sector', () => {
-  function sectorOf(header: Header): Uint8Array {
-    const page = new Uint8Array(512);
-    page.set(encodeHeader(header)!.subarray(0, 512));
-    return page;
-  }
-
-  function decodedOf(page: Uint8Array, version: 2 | 3): Header {
-    const area = new Uint8Array(2 ** plain.clusterBits);
-    area.set(page);
-    expect(viewOf(area).getUint32(4)).toBe(version);
-    return decodeHeader(area, FILE_BYTES, 'f');
-  }
-
-  it.each([2, 3] as const)('leaves all else of a header of version %i, and no format', (version) => {
-    const backing = { file: 'base.img', format: 'qcow2' };
-    const page = sectorOf({ ...plain, version, backing });
-    removeBacking(page);
-    expect(decodedOf(page, version)).toEqual(decodedOf(sectorOf({ ...plain, version }), version));
-    expect(Buffer.from(page).includes('qcow2')).toBe(false);
-  });
-
-  it('leaves the format where another extension follows it, which then means nothing', () => {
-    const page = sectorOf({ ...plain, backing: { file: 'base.img', format: 'raw' } });
-    // Format first, then the counter, as another program may have written them.
-    const [counter, format] = [page.slice(112, 128), page.slice(128, 144)];
-    page.set(format, 112);
-    page.set(counter, 128);
-    removeBacking(page);
-    const { nextSnapshotIdAt: _, ...decoded } = decodedOf(page, 3);
-    expect(decoded).toEqual(plain);
   });
 });

@@ -33,6 +33,7 @@ const capabilities: Capabilities = {
   backing: true,
   backingSnapshot: false,
   releaseBacking: false,
+  changeBacking: true,
   resize: 'none',
   compact: 'none',
   repair: [],

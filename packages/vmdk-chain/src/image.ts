@@ -2,6 +2,7 @@ import {
   allocatedBytes,
   type Awaitable,
   type Backing,
+  type BackingReference,
   type BlockDriver,
   type CheckOptions,
   type CheckReport,
@@ -13,8 +14,10 @@ import {
   type OpenContext,
   type Placement,
   type StorageFolder,
+  unsupported,
 } from '@cowlab/core';
 import { checkChain } from './check.ts';
+import { NO_PARENT } from './descriptor.ts';
 import type { SparseExtent } from './extent.ts';
 import { GRAIN_TABLE_ENTRIES, SECTOR, ZEROED_GRAIN } from './layout.ts';
 import type { GrainTable } from './tables.ts';
@@ -164,6 +167,23 @@ export class VmdkImage implements DriverImage {
 
   flush(): Awaitable<void> {
     return this.#extent.tables.flush();
+  }
+
+  /**
+   * Data and tables are durable before the descriptor names another parent. One that is of another format has no
+   * content id; whoever names such a parent, or one that is not there, is refused.
+   */
+  async changeBacking(reference: BackingReference | undefined, backing: Backing | undefined): Promise<void> {
+    const parent = backing?.image;
+    if (backing !== undefined && !(parent instanceof VmdkImage)) {
+      const problem = 'must be a VMDK image that is there: its content id is recorded';
+      throw unsupported(this.file, 'backing file', problem);
+    }
+    await this.#extent.tables.flush();
+    const cid = parent instanceof VmdkImage ? parent.extent.cid : NO_PARENT;
+    await this.#extent.relink(cid, reference?.file);
+    const before = this.replace(this.#extent, backing && new Link(backing)).link;
+    await before?.release();
   }
 
   check(options: CheckOptions): Promise<CheckReport> {

@@ -1,11 +1,11 @@
-import type { CompactOptions, CompactReport } from '@cowlab/core';
+import type { CompactReport } from '@cowlab/core';
 import type { Command } from 'commander';
 import { withImage } from '../images.ts';
-import { interruptible } from '../interrupt.ts';
 import { compactJson } from '../json.ts';
 import type { Output } from '../output.ts';
 import { type JsonOptions, type Session, type SourceOptions, withJson, withSource } from '../session.ts';
 import { formatSize } from '../sizes.ts';
+import { underWay } from '../work.ts';
 
 interface CompactVerbOptions extends SourceOptions, JsonOptions {
   readonly move?: boolean;
@@ -24,26 +24,11 @@ export function addCompact(program: Command, { output }: Session): void {
   withJson(withSource(command)).action(async (file: string, options: CompactVerbOptions) => {
     const { move = false } = options;
     await withImage(file, { ...options, writable: true }, async (disk) => {
-      const report = await withProgress(output, options, (each) => disk.compact({ move, ...each }));
+      const report = await underWay(output, 'compact', options, (call) => disk.compact({ move, ...call }));
       if (options.json) output.json(compactJson(file, disk.format, report));
       else if (!options.quiet) print(output, report);
     });
   });
-}
-
-async function withProgress(
-  output: Output,
-  options: CompactVerbOptions,
-  work: (options: CompactOptions) => Promise<CompactReport>,
-): Promise<CompactReport> {
-  const progress = options.progress ? output.progress('compact') : undefined;
-  try {
-    return await interruptible((signal) =>
-      work({ signal, ...(progress && { onProgress: (each) => progress.update(each) }) }),
-    );
-  } finally {
-    progress?.end();
-  }
 }
 
 function print(output: Output, { bytesBefore, bytesAfter, movedBytes }: CompactReport): void {

@@ -13,10 +13,10 @@ import { invalidUse } from '../errors.ts';
 import { collect, driverOf, formatNames, parseOptions } from '../formats.ts';
 import { closing, inPlaceOf, openImage } from '../images.ts';
 import { writeIncrement } from '../increment.ts';
-import { interruptible } from '../interrupt.ts';
 import type { Output } from '../output.ts';
 import { type Session, type SourceOptions, withForceShare, withSource } from '../session.ts';
 import { copyDisk } from '../transfer.ts';
+import { underWay } from '../work.ts';
 
 interface ConvertOptions extends SourceOptions {
   readonly outputFormat?: string;
@@ -89,7 +89,7 @@ async function increment(
     const { disk: into } = await openImage(target, { format, allow, writable: true });
     const about = { source: disk, from, to, unchecked, names: { source, target } };
     const work = (call: LongCallOptions): Promise<void> => writeIncrement(about, into, call);
-    await closing(into, target, () => underWay(output, options, work));
+    await closing(into, target, () => underWay(output, 'convert', options, work));
   });
 }
 
@@ -97,22 +97,6 @@ async function assertNotOf(files: ReadonlySet<string>, source: string, target: s
   const folder = new FileFolder(path.dirname(target));
   if (files.has(await folder.identify(path.basename(target)))) {
     throw invalidUse(target, `is a file of the source ${source}`);
-  }
-}
-
-/** Runs work that can be interrupted, with a progress line when that is asked for. */
-async function underWay(
-  output: Output,
-  { progress: shown }: ConvertOptions,
-  work: (call: LongCallOptions) => Promise<void>,
-): Promise<void> {
-  const progress = shown ? output.progress('convert') : undefined;
-  try {
-    await interruptible((signal) =>
-      work({ signal, ...(progress && { onProgress: (each) => progress.update(each) }) }),
-    );
-  } finally {
-    progress?.end();
   }
 }
 
@@ -129,7 +113,7 @@ async function convert(
     await assertNotOf(files, source, target);
     const state = options.snapshot === undefined ? disk : await disk.snapshots.open(options.snapshot);
     await inPlaceOf(target, options.force ?? false, () =>
-      underWay(output, options, (call) => copyInto(state, target, driver, values, call)),
+      underWay(output, 'convert', options, (call) => copyInto(state, target, driver, values, call)),
     );
   });
 }

@@ -1,6 +1,6 @@
-import path from 'node:path';
-import { type BackingReference, type BlockDriver, createDisk } from '@cowlab/core';
+import { type BlockDriver, createDisk } from '@cowlab/core';
 import type { Command } from 'commander';
+import { backingFolders, backingOf } from '../backing.ts';
 import { invalidUse } from '../errors.ts';
 import { collect, driverOf, drivers, formatNames, optionRows, parseOptions } from '../formats.ts';
 import { inPlaceOf, withImage } from '../images.ts';
@@ -58,7 +58,9 @@ async function create(
   const values = parseOptions(driver, options.options);
   const allow = [...(options.allow ?? []), ...backingFolders(file, options.backing)];
   await inPlaceOf(file, options.force ?? false, async () => {
-    const backing = await backingOf(file, options, allow);
+    const { backing: named, backingFormat: format, backingSnapshot: snapshot } = options;
+    const backing =
+      named === undefined ? undefined : await backingOf(file, { file: named, format, snapshot }, allow);
     await createDisk(file, {
       driver,
       drivers,
@@ -79,24 +81,4 @@ function listOptions(output: Output, driver: BlockDriver): void {
   const rows = optionRows(driver);
   if (rows.length === 0) return output.line(`${driver.name} has no create options`);
   output.table([{ title: 'OPTION' }, { title: 'TYPE' }, { title: 'DEFAULT' }, { title: '' }], rows);
-}
-
-/** Whoever types a backing file's name has allowed its folder by that, for this command. */
-function backingFolders(file: string, backing: string | undefined): string[] {
-  return backing === undefined ? [] : [path.dirname(path.resolve(path.dirname(file), backing))];
-}
-
-/** Always with its format: probing a raw backing file at every opening would let its contents choose a format. */
-async function backingOf(
-  file: string,
-  { backing, backingFormat, backingSnapshot }: CreateOptions,
-  allow: readonly string[],
-): Promise<BackingReference | undefined> {
-  if (backing === undefined) return undefined;
-  const where = path.resolve(path.dirname(file), backing);
-  const format =
-    backingFormat === undefined
-      ? await withImage(where, { allow }, async (disk) => disk.format)
-      : driverOf(backingFormat, '-F').name;
-  return { file: backing, format, ...(backingSnapshot !== undefined && { snapshot: backingSnapshot }) };
 }

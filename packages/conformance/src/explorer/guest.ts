@@ -8,6 +8,9 @@ export const baseFile = 'base.img';
 
 const sectorBytes = 512;
 
+/** Another image with other bytes, where a workload changes backings. */
+export const otherFile = 'other.img';
+
 /** What tells where in its log a folder is; a folder that keeps none is always at 0. */
 export interface Recorder {
   readonly position: number;
@@ -172,6 +175,19 @@ export class Guest {
     this.#note({ kind: 'releasing' });
     await this.disk.releaseBacking();
     this.#note({ kind: 'released' });
+  }
+
+  /** The other backing, or none. The disk's bytes stay. */
+  async rebase(to: 'other' | 'none'): Promise<void> {
+    if (to === 'other') {
+      await this.disk.rebase({ file: otherFile, format: this.disk.format });
+      return;
+    }
+    // Snapshots of a chain are named as backings are, so that this one is gone would not be seen.
+    const shows = this.capabilities.snapshots !== 'chain';
+    if (shows) this.#note({ kind: 'releasing' });
+    await this.disk.rebase(null);
+    if (shows) this.#note({ kind: 'released' });
   }
 
   /** Everything is durable when the disk is closed. */

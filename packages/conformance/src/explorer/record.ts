@@ -2,10 +2,19 @@ import type { Lab } from '../lab.ts';
 import { pattern } from '../random.ts';
 import { resized } from './contract.ts';
 import { CrashFolder } from './crash-folder.ts';
-import { baseFile, Guest, openIn } from './guest.ts';
+import { baseFile, Guest, openIn, otherFile } from './guest.ts';
 import { PageFolder } from './page-folder.ts';
 import type { History } from './verify.ts';
 import type { CrashWorkload } from './workloads.ts';
+
+async function createBacking(lab: Lab, folder: PageFolder, file: string, size: number): Promise<Uint8Array> {
+  const bytes = pattern(lab.random.below(0x4000_0000), size);
+  await lab.create({ folder, file, size });
+  const base = await lab.open({ folder, file });
+  await base.write(0, bytes);
+  await base.close();
+  return bytes;
+}
 
 /** A new image, over a backing where the workload has one; what the disk reads as. */
 async function createImage(lab: Lab, folder: PageFolder, workload: CrashWorkload): Promise<Uint8Array> {
@@ -14,11 +23,9 @@ async function createImage(lab: Lab, folder: PageFolder, workload: CrashWorkload
     await lab.create({ folder, size });
     return new Uint8Array(size);
   }
-  const bytes = pattern(lab.random.below(0x4000_0000), workload.backing * lab.stride);
-  await lab.create({ folder, file: baseFile, size: bytes.length });
-  const base = await lab.open({ folder, file: baseFile });
-  await base.write(0, bytes);
-  await base.close();
+  const backingBytes = workload.backing * lab.stride;
+  const bytes = await createBacking(lab, folder, baseFile, backingBytes);
+  if (workload.otherBacking === true) await createBacking(lab, folder, otherFile, backingBytes);
   await lab.create({ folder, size, backing: { file: baseFile, format: lab.driver.name } });
   return resized(bytes, size);
 }

@@ -7,7 +7,7 @@ import { hasSnapshots } from '../subject.ts';
 import { contentsOf } from '../twin.ts';
 import { assertDisk, assertSnapshots, type Contract, type GuestEvent } from './contract.ts';
 import { type CrashLog, CrashFolder } from './crash-folder.ts';
-import { baseFile, Guest, openIn, type StartingPoint } from './guest.ts';
+import { baseFile, Guest, openIn, otherFile, type StartingPoint } from './guest.ts';
 import type { PageFolder } from './page-folder.ts';
 
 /*
@@ -43,7 +43,7 @@ async function inspect(lab: Lab, folder: PageFolder, contract: Contract): Promis
     if (!isNamed) {
       // Nothing may come from it any more.
       await disk.close();
-      if (await folder.exists(baseFile)) await folder.remove(baseFile);
+      for (const file of [baseFile, otherFile]) if (await folder.exists(file)) await folder.remove(file);
       disk = await openIn(lab, folder, { readOnly: true });
       backing = 'released';
     }

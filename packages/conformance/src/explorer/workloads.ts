@@ -14,6 +14,8 @@ export interface CrashWorkload {
   readonly strides?: number;
   /** Strides of a backing, full of bytes. */
   readonly backing?: number;
+  /** A second backing, of other bytes. */
+  readonly otherBacking?: boolean;
   readonly copyOnRead?: boolean;
   /** What is there, durably, before anything is recorded. */
   prepare?(guest: Guest): Promise<void>;
@@ -24,6 +26,7 @@ const grows = ({ resize }: Capabilities): boolean => resize !== 'none';
 const shrinks = ({ resize }: Capabilities): boolean => resize === 'both';
 const backs = ({ backing }: Capabilities): boolean => backing;
 const releases = ({ releaseBacking }: Capabilities): boolean => releaseBacking;
+const rebases = ({ changeBacking }: Capabilities): boolean => changeBacking;
 const compacts = ({ compact }: Capabilities): boolean => compact !== 'none';
 const renames = ({ renameSnapshots }: Capabilities): boolean => renameSnapshots;
 
@@ -318,6 +321,21 @@ const others: readonly CrashWorkload[] = [
       await guest.populate(12, guest.strides - 11);
       await guest.writeSome();
       await guest.releaseBacking();
+      await guest.writeSome();
+      await guest.flush();
+    },
+  },
+  {
+    name: 'rebase',
+    when: rebases,
+    backing: 16,
+    otherBacking: true,
+    prepare: (guest) => guest.populate(0, 11),
+    async run(guest) {
+      await guest.writeSome();
+      await guest.rebase('other');
+      await guest.writeSome();
+      await guest.rebase('none');
       await guest.writeSome();
       await guest.flush();
     },
