@@ -253,7 +253,7 @@ function checkDescriptor(image: VmdkImage, report: Report): void {
     const problem = `extent of ${described} bytes, where the header has ${size}`;
     report.add('corruption', extent.file, 'descriptor', problem);
   }
-  if (parent !== undefined && parent.extent.cid !== extent.parentCid) {
+  if (parent !== undefined && !extent.acceptsParent(parent.extent.cid)) {
     report.add('corruption', extent.file, 'descriptor', `parentCID is not the CID of ${parent.file}`);
   }
 }

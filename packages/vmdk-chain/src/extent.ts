@@ -65,6 +65,10 @@ export class SparseExtent {
   #frozen = false;
   #cidIsNew = false;
   #cidChange: Promise<void> | undefined;
+  /** The CID of the parent, where the descriptor has another one; see {@link acceptsParent}. */
+  #foundParentCid: number | undefined;
+  /** What has to be done before the CID may change. */
+  #unsettled: (() => Promise<void>) | undefined;
 
   private constructor(parts: ExtentParts) {
     this.#file = parts.file;
@@ -142,8 +146,9 @@ export class SparseExtent {
     return this.#descriptor.cid(this.file, 'CID');
   }
 
+  /** The CID that the parent has; see {@link acceptsParent}. */
   get parentCid(): number {
-    return this.#descriptor.cid(this.file, 'parentCID');
+    return this.#foundParentCid ?? this.#descriptor.cid(this.file, 'parentCID');
   }
 
   /** The parent's file as the descriptor names it; undefined without a parent. */
@@ -164,6 +169,36 @@ export class SparseExtent {
   changeCid(): Promise<void> {
     this.#cidChange ??= this.#changeCid();
     return this.#cidChange;
+  }
+
+  /**
+   * Whether a parent of this CID is the one that this file was made over. One with the file's own CID is, too: a merge
+   * has given it that, because it gets the file's content, and then power failed before the file's descriptor said so
+   * (snapshots.ts). The next change of the descriptor does.
+   */
+  acceptsParent(cid: number): boolean {
+    if (cid === this.parentCid) return true;
+    if (cid !== this.cid) return false;
+    this.#foundParentCid = cid;
+    return true;
+  }
+
+  /**
+   * Gives the parent this file's CID and name, since it is about to get its content and place; then records that CID.
+   * When it fails in between, the next change of this file's CID goes on with it first: who has the parent's old CID
+   * recorded must not get another CID while it is not known which one the parent has.
+   */
+  async lendIdentity(parent: SparseExtent): Promise<void> {
+    const lend = async (): Promise<void> => {
+      await parent.#standInFor(this);
+      this.#foundParentCid = this.cid;
+    };
+    this.#unsettled = lend;
+    // The medium must have what memory has, should an earlier change have failed half-way.
+    await this.#changeDescriptor(() => undefined);
+    await lend();
+    await this.#changeDescriptor(() => undefined);
+    this.#unsettled = undefined;
   }
 
   /** Names another parent, durably; undefined for none. */
@@ -216,9 +251,20 @@ export class SparseExtent {
     });
   }
 
+  async #standInFor(child: SparseExtent): Promise<void> {
+    const name = child.extentName;
+    await this.#changeDescriptor((next) => {
+      next.setCid(child.cid);
+      if (name !== undefined) next.setExtentName(name);
+    });
+    this.#cidIsNew = child.cidIsNew;
+  }
+
   async #changeCid(): Promise<void> {
     try {
+      await this.#unsettled?.();
       await this.#changeDescriptor((next) => next.setCid(newCid()));
+      this.#unsettled = undefined;
       this.#cidIsNew = true;
     } catch (error) {
       this.#cidChange = undefined;
@@ -233,6 +279,7 @@ export class SparseExtent {
    */
   async #changeDescriptor(change: (next: Descriptor) => void): Promise<void> {
     const next = this.#descriptor.clone();
+    if (this.#foundParentCid !== undefined) next.setParent(this.#foundParentCid, this.parentHint);
     change(next);
     const { descriptorOffset, descriptorBytes } = this.header;
     const wanted = padded(this.#file, next, descriptorBytes);
@@ -248,6 +295,7 @@ export class SparseExtent {
     }
     await this.storage.flush();
     this.#descriptor = next;
+    this.#foundParentCid = undefined;
   }
 
   static async #read(

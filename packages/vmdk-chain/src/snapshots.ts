@@ -9,10 +9,11 @@ import {
   unsupported,
 } from '@cowlab/core';
 import { belowLock, childrenOf, linkOf, linksBelow, openBelow, sibling } from './chain.ts';
+import { type DeletionHost, takeOut } from './deletion.ts';
 import { diffChains } from './diff.ts';
 import { SparseExtent } from './extent.ts';
 import { type Link, VmdkImage, type VmdkSnapshotOperations } from './image.ts';
-import { assertNotAborted, assertSameShape, copyMissing } from './merge.ts';
+import { assertNotAborted, assertSameShape } from './merge.ts';
 import {
   copyDirectory,
   emptyDirectory,
@@ -36,10 +37,19 @@ import {
  *            disk.vmdk → flush the folder → publish vmsd. Before the rename nothing has happened (a second name
  *            of the disk's file may be left), and a full file system has shown itself; after it the content is
  *            the same, one link longer, and unlisted until vmsd is published.
- *   delete   for each child of the file (the disk, other snapshots; branches too): copy what it lacks, flush
+ *   delete   up: for each child of the file (the disk, other snapshots; branches too): copy what it lacks, flush
  *            the data, write the tables, flush → name the parent's parent in its descriptor (one sector), flush.
  *            Then prepare and publish vmsd → remove the file. A child reads the same before and after each step,
  *            and the snapshot is there, whole, until vmsd no longer lists it; then only its file may be left.
+ *            down, where the file has one child, which has fewer grains than it lacks: flush the child → prepare and
+ *            publish vmsd → give the file the child's CID and extent name (one sector), flush → name that CID as its
+ *            parent's in the child (one sector), flush → write the child's grains into the file, over its own or in
+ *            new ones, flush, write the tables, flush → rename the file over the child → flush the folder. The
+ *            snapshot is whole until vmsd no longer lists it. From then on its file is a link like any other: it is
+ *            read through the child only, which has whatever is written to it. So the child reads the same until the
+ *            rename, and the file that takes its place reads the same and has its CID. A crash before the rename
+ *            leaves the chain one link longer, unlisted. Between the writes of the two CIDs the parent has the
+ *            child's own: that is accepted (QEMU refuses it), since nothing else makes two files of one CID.
  *   apply    prepare vmsd → write an empty child of the snapshot's file into disk.vmdk.new, flush → flush the folder
  *            → rename it over disk.vmdk → flush the folder → publish vmsd. The first rename is the moment.
  *   rename   prepare and publish vmsd.
@@ -105,14 +115,20 @@ export class VmdkSnapshots implements VmdkSnapshotOperations {
     const file = this.#fileOf(entry);
     const listed = directory.entries.map((one) => this.#fileOf(one));
     const children = await childrenOf(file, this.#image.chain(), listed, (at) => this.#openExtent(at));
-    if (children.length > 0) await this.#mergeInto(children, file, options);
-    directory.entries.splice(directory.entries.indexOf(entry), 1);
-    for (const other of directory.entries) if (other.parent === entry.uid) other.parent = entry.parent;
-    if (directory.current === entry.uid) directory.current = entry.parent;
-    const publish = await this.#prepare(directory);
-    await publish();
-    await this.#folder.remove(file);
-    await this.#folder.flush();
+    const host: DeletionHost = {
+      image: this.#image,
+      roots: () => this.#roots(),
+      openExtent: (at, readOnly) => this.#openExtent(at, readOnly),
+      openBelow: (extent) => this.#openBelow(extent, directory),
+      unlist: async () => {
+        directory.entries.splice(directory.entries.indexOf(entry), 1);
+        for (const other of directory.entries) if (other.parent === entry.uid) other.parent = entry.parent;
+        if (directory.current === entry.uid) directory.current = entry.parent;
+        const publish = await this.#prepare(directory);
+        await publish();
+      },
+    };
+    await takeOut(host, file, children, options);
   }
 
   async apply(id: string, options: LongCallOptions): Promise<void> {
@@ -427,61 +443,5 @@ export class VmdkSnapshots implements VmdkSnapshotOperations {
     const before = this.#image.replace(extent, link);
     await before.extent.storage.close();
     await before.link?.release();
-  }
-
-  /** Takes the link `file` out from under its children. */
-  async #mergeInto(children: readonly string[], file: string, options: LongCallOptions): Promise<void> {
-    const link = await this.#openExtent(file);
-    const { onProgress, signal } = options;
-    const total = children.length * Math.ceil(link.header.size / link.header.grainBytes);
-    let done = 0;
-    const onGrains = (count: number): void => {
-      done += count;
-      onProgress?.({ done, total });
-    };
-    try {
-      for (const child of children) {
-        assertNotAborted(file, signal);
-        await this.#mergeOne(link, child, { below: link.parentHint !== undefined, signal, onGrains });
-      }
-    } finally {
-      await link.storage.close();
-    }
-  }
-
-  async #mergeOne(
-    link: SparseExtent,
-    childFile: string,
-    options: Parameters<typeof copyMissing>[2],
-  ): Promise<void> {
-    const front = this.#image.extent;
-    const child = childFile === front.file ? front : await this.#openExtent(childFile, false);
-    try {
-      assertSameShape(link, child);
-      await copyMissing(link, child, options);
-      await child.tables.flush();
-      assertNotAborted(link.file, options.signal);
-      await child.relink(link.parentCid, link.parentHint);
-    } catch (error) {
-      // What was copied reads as before, and without an entry it would be a leak; what half arrived is cut off.
-      await this.#quietly(async () => child.tables.flush());
-      await this.#quietly(() => child.grains.trim());
-      throw error;
-    } finally {
-      if (child !== front) await child.storage.close();
-    }
-    await this.#followRelink(childFile, link.file);
-  }
-
-  /** Open images of `childFile` see its new tables, and stand on what `linkFile` stands on. */
-  async #followRelink(childFile: string, linkFile: string): Promise<void> {
-    const images = new Set(this.#roots().flatMap((root) => root.chain()));
-    for (const image of images) {
-      if (image.file !== childFile || image.parent?.file !== linkFile) continue;
-      const extent = image === this.#image ? image.extent : await this.#openExtent(childFile);
-      const before = image.replace(extent, image.parent.link?.share());
-      if (before.extent !== extent) await before.extent.storage.close();
-      await before.link?.release();
-    }
   }
 }

@@ -37,7 +37,8 @@ interface DirtySectors {
   readonly bytes: Uint8Array;
 }
 
-const NO_ENTRIES = new Uint32Array(GRAIN_TABLE_ENTRIES);
+/** What every table without entries shares; never written to. */
+export const NO_ENTRIES: Uint32Array = new Uint32Array(GRAIN_TABLE_ENTRIES);
 const ENTRIES_PER_SECTOR = SECTOR / 4;
 const MIN_SLOTS = 16;
 const WHOLE_TABLE: number = (1 << GRAIN_TABLE_SECTORS) - 1;
@@ -72,11 +73,29 @@ export class GrainTables {
 
   /** The table at once when it is in memory or its storage does not wait. Throws `ERR_CORRUPT` for a bad entry. */
   load(index: number): Awaitable<GrainTable> {
+    return this.held(index) ?? this.#loading.get(index) ?? this.#read(index);
+  }
+
+  /** The table when memory has it, cached or not written back yet. */
+  held(index: number): GrainTable | undefined {
     const cached = this.#slots[index % this.#slots.length];
     if (cached !== undefined && cached.index === index) return cached;
-    return (
-      this.#dirty.get(index) ?? this.#writing.get(index) ?? this.#loading.get(index) ?? this.#read(index)
-    );
+    return this.#dirty.get(index) ?? this.#writing.get(index);
+  }
+
+  /** Reads a table's bytes into `entries`; false when there is no entry. Throws `ERR_CORRUPT` for a bad one. */
+  decode(index: number, bytes: Uint8Array, entries: Uint32Array): boolean {
+    const view = viewOf(bytes);
+    const first = this.#header.overheadBytes / SECTOR;
+    const end = Math.ceil(this.#storage.size() / SECTOR);
+    let union = 0;
+    for (let i = 0; i < GRAIN_TABLE_ENTRIES; i++) {
+      const sector = view.getUint32(i * 4, true);
+      entries[i] = sector;
+      union |= sector;
+      if (sector !== 0 && (sector < first || sector >= end)) this.#assertZeroed(index, i, sector);
+    }
+    return union !== 0;
   }
 
   /**
@@ -96,9 +115,14 @@ export class GrainTables {
     this.#dirty.set(table.index, table);
   }
 
+  /** Whether the extent has room for the entries of this table. */
+  isWritable(index: number): boolean {
+    return this.directory[index] !== 0 && this.#redundant?.[index] !== 0;
+  }
+
   /** Throws `ERR_UNSUPPORTED` when the extent has no room for the entries of this table. */
   assertWritable(index: number): void {
-    if (this.directory[index] === 0 || this.#redundant?.[index] === 0) {
+    if (!this.isWritable(index)) {
       throw unsupported(this.#file, `grain directory[${index}]`, 'grain table is not allocated');
     }
   }
@@ -155,18 +179,8 @@ export class GrainTables {
   }
 
   #decode(index: number, bytes: Uint8Array): GrainTable {
-    const view = viewOf(bytes);
     const entries = new Uint32Array(GRAIN_TABLE_ENTRIES);
-    const first = this.#header.overheadBytes / SECTOR;
-    const end = Math.ceil(this.#storage.size() / SECTOR);
-    let union = 0;
-    for (let i = 0; i < GRAIN_TABLE_ENTRIES; i++) {
-      const sector = view.getUint32(i * 4, true);
-      entries[i] = sector;
-      union |= sector;
-      if (sector !== 0 && (sector < first || sector >= end)) this.#assertZeroed(index, i, sector);
-    }
-    return { index, entries: union === 0 ? NO_ENTRIES : entries, dirty: 0 };
+    return { index, entries: this.decode(index, bytes, entries) ? entries : NO_ENTRIES, dirty: 0 };
   }
 
   #assertZeroed(index: number, entry: number, sector: number): void {

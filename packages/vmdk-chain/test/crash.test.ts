@@ -40,6 +40,24 @@ async function build(folder: StorageFolder): Promise<Disk> {
   return disk;
 }
 
+/** A full disk with snapshots `a` and `b` in a line, and little that was written since either. */
+async function buildLine(folder: StorageFolder): Promise<Disk> {
+  await createDisk(
+    { folder, file: 'disk.vmdk' },
+    { driver: vmdk, size: SIZE, options: { grain_size: GRAIN } },
+  );
+  const disk = await open(folder);
+  await disk.write(0, pattern(1, SIZE - 4 * GRAIN));
+  await disk.snapshots.create('a');
+  await disk.write(8 * GRAIN + 100, pattern(2, 3 * GRAIN));
+  await disk.writeZeroes(6 * GRAIN, GRAIN);
+  await disk.write(SIZE - 2 * GRAIN, pattern(3, GRAIN));
+  await disk.snapshots.create('b');
+  await disk.write(4 * GRAIN, pattern(4, GRAIN + 700));
+  await disk.flush();
+  return disk;
+}
+
 /** What the disk and every snapshot read as. */
 async function statesOf(disk: Disk): Promise<Map<string, Uint8Array>> {
   const states = new Map([['', await bytesOf(disk)]]);
@@ -65,19 +83,22 @@ function same(a: Uint8Array | undefined, b: Uint8Array | undefined): boolean {
   return a !== undefined && b !== undefined && Buffer.from(a).equals(b);
 }
 
-type Operation = (disk: Disk) => Promise<void>;
+interface Work {
+  readonly build: (folder: StorageFolder) => Promise<Disk>;
+  readonly run: (disk: Disk) => Promise<void>;
+}
 
 /** Runs the operation up to its nth call; tells what is there after the power is back, and whether it got to its end. */
 async function cutAt(
   nth: number,
   fate: Fate,
-  operation: Operation,
+  { build: start, run }: Work,
 ): Promise<{ folder: MemoryFolder; done: boolean }> {
   const folder = new MemoryFolder();
   const crash = new CrashFolder(folder);
-  const disk = await build(crash);
+  const disk = await start(crash);
   crash.cutAt(nth);
-  await operation(disk).catch(() => undefined);
+  await run(disk).catch(() => undefined);
   if (!crash.isOff) {
     crash.cutAt(Number.POSITIVE_INFINITY);
     await disk.close();
@@ -101,7 +122,7 @@ async function expectUsable(folder: MemoryFolder): Promise<void> {
 /** In what pieces the disk's own bytes may change: an unflushed write by sectors, an operation as a whole. */
 type Piece = 'sector' | 'whole';
 
-const operations: [string, Piece, Operation][] = [
+const operations: [string, Piece, Work['run'], Work['build']?][] = [
   [
     'a flush of new grains, of overwrites and of zeros',
     'sector',
@@ -124,20 +145,36 @@ const operations: [string, Piece, Operation][] = [
   ['a snapshot that is deleted under the disk', 'whole', (disk) => disk.snapshots.delete('b')],
   ['a snapshot that is deleted on a branch', 'whole', (disk) => disk.snapshots.delete('c')],
   ['a snapshot that is applied', 'whole', (disk) => disk.snapshots.apply('c')],
+  [
+    'a snapshot that holds nearly all, between others',
+    'whole',
+    (disk) => disk.snapshots.delete('a'),
+    buildLine,
+  ],
+  [
+    'a snapshot that holds nearly all, under the disk',
+    'whole',
+    (disk) => disk.snapshots.delete('a'),
+    async (folder) => {
+      const disk = await buildLine(folder);
+      await disk.snapshots.delete('b');
+      return disk;
+    },
+  ],
 ];
 
-describe.each(operations)('a power cut in %s', (_, piece, operation) => {
+describe.each(operations)('a power cut in %s', (_, piece, run, start = build) => {
   it.each<Fate>(['kept', 'lost', 'by chance'])(
     'leaves it done or not done, with what was not flushed %s',
     async (fate) => {
-      const undisturbed = await build(new MemoryFolder());
+      const undisturbed = await start(new MemoryFolder());
       const before = await statesOf(undisturbed);
-      await operation(undisturbed);
+      await run(undisturbed);
       const after = await statesOf(undisturbed);
       await undisturbed.close();
       let nth = 1;
       for (; nth < MOST_CALLS; nth++) {
-        const { folder, done } = await cutAt(nth, fate, operation);
+        const { folder, done } = await cutAt(nth, fate, { build: start, run });
         const disk = await open(folder);
         const states = await statesOf(disk);
         await disk.close();

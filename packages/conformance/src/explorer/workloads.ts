@@ -187,6 +187,25 @@ const withSnapshots: readonly CrashWorkload[] = [
       await guest.writeSome();
     },
   },
+  {
+    name: 'delete-only',
+    async prepare(guest) {
+      await fill(guest);
+      await guest.create('a');
+      await writes(guest, 2);
+      await guest.discard(guest.random.below(guest.strides - 2), 2);
+    },
+    async run(guest) {
+      await guest.writeSome();
+      await guest.delete('a');
+      await guest.writeSome();
+      await guest.flush();
+      await guest.create('b');
+      await guest.writeSome();
+      await guest.delete('b');
+      await guest.writeSome();
+    },
+  },
   deletes('a', 'first'),
   deletes('b', 'middle'),
   deletes('c', 'last'),
