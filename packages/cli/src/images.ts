@@ -18,6 +18,8 @@ export interface OpenRequest {
   readonly allow?: readonly string[] | undefined;
   /** False by default: most verbs only look. */
   readonly writable?: boolean;
+  /** For `check` with repair: lets an image in that is marked corrupt. */
+  readonly forRepair?: boolean;
   /** Takes no lock, and respects none: only for looking. */
   readonly forceShare?: boolean | undefined;
   /** Opens no backing file. */
@@ -42,7 +44,14 @@ export interface OpenedImage {
 }
 
 export async function openImage(file: string, request: OpenRequest = {}): Promise<OpenedImage> {
-  const { format, allow, writable = false, forceShare = false, withoutBacking = false } = request;
+  const {
+    format,
+    allow,
+    writable = false,
+    forRepair = false,
+    forceShare = false,
+    withoutBacking = false,
+  } = request;
   if (writable && forceShare) throw invalidUse('--force-share', 'only reads');
   if (format !== undefined) driverOf(format, `${file}: format`);
   const folder = new RecordingFolder(path.dirname(file));
@@ -54,6 +63,7 @@ export async function openImage(file: string, request: OpenRequest = {}): Promis
       {
         drivers,
         readOnly: !writable,
+        forRepair,
         forceShare,
         withoutBacking,
         gate,

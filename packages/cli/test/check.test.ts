@@ -75,6 +75,18 @@ describe.skipIf(!hasJudge('qemu-img')).each(qcow2)('check of %s and qemu-img', (
     expect(judge('qemu-img', 'check', at('disk')).status).toBe(0);
   });
 
+  it('agree on an image with the corrupt bit: only a repair opens it, and takes the bit away', async () => {
+    await makeSample(at('disk'), format);
+    await scribble(at('disk'), 79, '\x02');
+    const refused = await cowlab('snapshot', '-c', 'more', at('disk'));
+    expect(refused.status).toBe(1);
+    expect(refused.stderr).toMatch(/^cowlab: .*marked corrupt.*\n$/);
+    expect((await cowlab('check', at('disk'))).status).toBe(0);
+    expect(judge('qemu-io', '-f', 'qcow2', '-c', 'write 0 512', at('disk')).status).not.toBe(0);
+    expect((await cowlab('check', '-r', 'all', at('disk'))).status).toBe(0);
+    expect(judge('qemu-io', '-f', 'qcow2', '-c', 'write 0 512', at('disk')).status).toBe(0);
+  });
+
   it('agree on a corruption', async () => {
     await makeSample(at('disk'), format);
     await zeroFirstReference(at('disk'));

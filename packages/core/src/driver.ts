@@ -342,6 +342,8 @@ export interface Backing extends ReadSource {
 
 export interface OpenContext {
   readonly readOnly: boolean;
+  /** Opened for writing by somebody who only wants `check` to repair: a format may let in an image that it else refuses. */
+  readonly forRepair: boolean;
   /** The lock that the image's file is to be opened with. A driver that moves to another file takes it along. */
   readonly lock: LockMode;
   /** Opens a file that the image names, read-only, through the backing gate. `field` names where it was found. */

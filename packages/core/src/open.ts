@@ -28,6 +28,11 @@ export interface OpenDiskOptions extends Formats {
   /** The driver's name; without one the format is probed from the file's first bytes. */
   readonly format?: string;
   readonly readOnly?: boolean;
+  /**
+   * Opens, for writing, also an image that its format has marked as corrupt. Until `check` with repair has left
+   * it clean, changes reject with `ERR_CORRUPT`.
+   */
+  readonly forRepair?: boolean;
   /** Takes no lock and respects none, for a disk that is opened read-only: what is read may be half changed. */
   readonly forceShare?: boolean;
   /**
@@ -112,6 +117,7 @@ interface OpenRequest {
   readonly gate: BackingGate;
   readonly format: string | undefined;
   readonly readOnly: boolean;
+  readonly forRepair: boolean;
   readonly lock: LockMode;
   /** As QEMU has it: who writes an image does not allow what is under it to change, and others may read that. */
   readonly lockBelow: LockMode;
@@ -133,6 +139,7 @@ async function openImage(request: OpenRequest): Promise<Disk> {
   const options = request.above === undefined || request.above === driver ? request.options : {};
   const context: OpenContext = {
     readOnly,
+    forRepair: request.forRepair,
     lock: request.lock,
     options: checkOptions(driver.openOptions, options),
     openBacking: async (reference, field) =>
@@ -212,6 +219,7 @@ async function openBackingFile(
     gate,
     format: reference.format,
     readOnly: true,
+    forRepair: false,
     // A snapshot does not change, whoever writes its image.
     lock: reference.snapshot === undefined ? above.lockBelow : 'none',
     copyOnRead: false,
@@ -246,6 +254,7 @@ export async function openDisk(location: ImageLocation, options: OpenDiskOptions
     gate: new BackingGate(folder, options.gate),
     format: options.format,
     readOnly: options.readOnly ?? false,
+    forRepair: options.forRepair ?? false,
     lock: lockFor(file, options),
     lockBelow: options.forceShare === true ? 'none' : 'shared',
     copyOnRead: options.copyOnRead ?? false,

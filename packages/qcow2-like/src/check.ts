@@ -26,6 +26,8 @@ import { type TableAt, walkTables } from './walk.ts';
  * While the dirty bit is set, the bookkeeping is stale and known to be: what is wrong with it is no corruption,
  * and the next open for writing sets it right.
  *
+ * An image with the corrupt bit that was opened for repair loses it, and the dirty bit, when a repair of all leaves nothing.
+ *
  * Repair runs under the dirty bit (version 3), so a power loss in its middle means that it is done again.
  */
 
@@ -99,6 +101,8 @@ export async function checkImage(parts: ImageParts, options: CheckOptions): Prom
       isLost ? rebuildRefcounts(metadata, census.references) : mendCounts(metadata, census, wrong),
     );
   }
+  const isWhole = report.corruptions + report.leaks === 0;
+  if (metadata?.mayBeRepaired === true && options.repair === 'all' && isWhole) await metadata.absolve();
   return {
     corruptions: report.corruptions,
     leaks: report.leaks,

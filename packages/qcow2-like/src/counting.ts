@@ -1,4 +1,5 @@
-import { corrupt, type LongCallOptions, viewOf } from '@cowlab/core';
+import { type LongCallOptions, viewOf } from '@cowlab/core';
+import { malformedEntry } from './corruption.ts';
 import {
   compressedFlag,
   compressedPlace,
@@ -31,9 +32,9 @@ export function tablesOf({ file }: Metadata, l1: Uint8Array): TableAt[] {
   for (let l1Index = 0; l1Index < view.byteLength / 8; l1Index += 1) {
     const hi = view.getUint32(l1Index * 8);
     const lo = view.getUint32(l1Index * 8 + 4);
-    if (isMalformed(hi, lo, file.geometry.clusterBytes, 0) || (hi & compressedFlag) !== 0) {
-      throw corrupt(file.name, 'l1_table.entry', 'reserved bits are set', { index: l1Index });
-    }
+    const { clusterBytes } = file.geometry;
+    if (isMalformed(hi, lo, clusterBytes, 0) || (hi & compressedFlag) !== 0)
+      throw malformedEntry(file.name, 'l1_table.entry', hi, lo, clusterBytes, l1Index);
     const hostOffset = hostOffsetOf(hi, lo);
     if (hostOffset !== 0) tables.push({ hostOffset, l1Index });
   }
@@ -112,9 +113,8 @@ function runAt(
     const first = Math.floor(offset / clusterBytes);
     return { run: { first, count: Math.ceil(end / clusterBytes) - first }, next: at + 8 };
   }
-  if (isMalformed(hi, lo, clusterBytes, zeroFlag)) {
-    throw corrupt(file.name, 'l2_table.entry', 'reserved bits are set', { index: at / 8 });
-  }
+  if (isMalformed(hi, lo, clusterBytes, zeroFlag))
+    throw malformedEntry(file.name, 'l2_table.entry', hi, lo, clusterBytes, at / 8);
   const hostOffset = hostOffsetOf(hi, lo & ~zeroFlag);
   if (hostOffset === 0) return { run: { first: 0, count: 0 }, next: at + 8 };
   const count = 1 + neighbours(view, at + 8, hi & ~copiedFlag, lo & ~zeroFlag, clusterBytes);

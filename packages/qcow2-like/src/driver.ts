@@ -2,7 +2,6 @@ import {
   type Backing,
   type BlockDriver,
   type Capabilities,
-  corrupt,
   CowlabError,
   type CreateRequest,
   type DriverImage,
@@ -16,8 +15,9 @@ import {
 } from '@cowlab/core';
 import { recover } from './check.ts';
 import { setEntry } from './entries.ts';
+import { Guard, overlapLevels } from './guard.ts';
 import { Qcow2Image } from './image.ts';
-import { ImageFile } from './image-file.ts';
+import { condemnedImage, ImageFile } from './image-file.ts';
 import {
   encodeHeader,
   geometryOf,
@@ -99,6 +99,12 @@ const openOptions: OptionTable = {
     type: 'size',
     default: defaultRefcountCacheBytes,
     help: 'most bytes of refcount blocks kept in memory',
+  },
+  overlap_check: {
+    type: 'choice',
+    choices: overlapLevels,
+    default: 'cached',
+    help: 'which metadata no write may hit: the most important, all that are in memory, or those of snapshots too',
   },
 };
 
@@ -192,23 +198,27 @@ interface Opened {
 }
 
 async function openWritable({ file, mapping, snapshots }: Opened, given: OptionValues): Promise<Metadata> {
-  if (file.header.damaged) {
-    throw corrupt(
-      file.name,
-      'header.incompatible_features',
-      'the corrupt bit is set: the image can only be read',
-    );
-  }
   const refcounts = await Refcounts.load(
     file,
     Number(given.refcount_cache_size ?? defaultRefcountCacheBytes),
   );
-  return new Metadata(file, mapping, refcounts, snapshots);
+  const metadata = new Metadata(file, mapping, refcounts, snapshots);
+  const level = overlapLevels.find((each) => each === given['overlap_check']) ?? 'cached';
+  if (level === 'none') return metadata;
+  file.guard = new Guard(file, level, () => ({
+    l1: mapping.l1,
+    refcountTable: refcounts.table,
+    snapshots: metadata.snapshots,
+  }));
+  await metadata.guardSnapshots();
+  return metadata;
 }
 
 /** What an open for writing has to set right in the file before the first write. */
 async function prepareForWriting(metadata: Metadata): Promise<void> {
   const { file } = metadata;
+  // Whoever repairs sees the image as it is.
+  if (file.header.damaged) return;
   if (file.header.dirty) await recover(metadata);
   // Whoever wrote what an autoclear bit vouches for has to see that we do not keep it up to date.
   if (file.header.autoclear !== 0n) await file.update({ autoclear: 0n });
@@ -218,6 +228,8 @@ async function openStorage(storage: Storage, context: OpenContext): Promise<Driv
   const file = await ImageFile.open(storage);
   const l2CacheBytes = Number(context.options.l2_cache_size ?? defaultL2CacheBytes);
   const { l1Offset: offset, l1EntryCount: entryCount, backing: reference } = file.header;
+  if (file.header.damaged && !context.readOnly && !context.forRepair)
+    throw condemnedImage(file.name, undefined);
   const mapping = await Mapping.load(file, { offset, entryCount }, l2CacheBytes);
   const snapshots = await loadSnapshots(file);
   const metadata = context.readOnly

@@ -1,5 +1,6 @@
 import { type Awaitable, andThen, type Backing, corrupt, type Extent } from '@cowlab/core';
 import type { CompressedClusters } from './compressed.ts';
+import { fatalCorrupt, malformedEntry } from './corruption.ts';
 import {
   compressedFlag,
   compressedPlace,
@@ -109,12 +110,14 @@ export class Extents {
     }
     const more = rest <= 0 ? 0 : this.#endOfData(view, index, hi, hostOffset, rest) - index - 1;
     this.#requireInside(hostOffset + more * this.#clusterBytes, index);
+    const place = hostOffset + within;
+    const mapped = Math.min(length, inCluster + more * this.#clusterBytes);
     return {
       kind: 'data',
-      length: Math.min(length, inCluster + more * this.#clusterBytes),
+      length: mapped,
       storage: this.#file.storage,
-      hostOffset: hostOffset + within,
-      owned: (hi & this.#ownFlag) !== 0,
+      hostOffset: place,
+      owned: (hi & this.#ownFlag) !== 0 && this.#file.mayOverwrite(place, mapped),
     };
   }
 
@@ -168,7 +171,11 @@ export class Extents {
 
   #check(hi: number, lo: number, index: number): void {
     if (isMalformed(hi, lo, this.#clusterBytes, this.#zeroFlag)) {
-      throw corrupt(this.#file.name, 'l2_table.entry', 'reserved bits are set', { index });
+      if (this.#zeroFlag === 0 && (lo & zeroFlag) !== 0) {
+        const problem = 'ZERO is set, which version 2 does not have';
+        throw fatalCorrupt(this.#file.name, 'l2_table.entry', problem, { index });
+      }
+      throw malformedEntry(this.#file.name, 'l2_table.entry', hi, lo, this.#clusterBytes, index);
     }
   }
 

@@ -1,4 +1,5 @@
-import { type Awaitable, CowlabError, type Storage, viewOf, writeU64BE } from '@cowlab/core';
+import { type Awaitable, CowlabError, type Purpose, type Storage, viewOf, writeU64BE } from '@cowlab/core';
+import type { Guard, Structure } from './guard.ts';
 import { type HeaderChange, rewriteHeader } from './header-area.ts';
 import {
   decodeHeader,
@@ -20,6 +21,8 @@ export class ImageFile {
   readonly storage: Storage;
   readonly geometry: Geometry;
   header: Header;
+  /** What watches over metadata while the image is open for writing. */
+  guard: Guard | undefined;
   #page: Uint8Array;
 
   constructor(storage: Storage, header: Header, page: Uint8Array) {
@@ -56,6 +59,31 @@ export class ImageFile {
     return this.storage.read(offset, target, field.startsWith('refcount') ? 'refcount' : 'mapping');
   }
 
+  /** Whether bytes that belong to the guest may be overwritten where they are. */
+  mayOverwrite(offset: number, bytes: number): boolean {
+    return !this.header.damaged && (this.guard === undefined || this.guard.isFree(offset, bytes));
+  }
+
+  /** Takes no change any more from now on, and says so durably; version 2 has no bit for it. */
+  async markDamaged(): Promise<void> {
+    this.header = { ...this.header, damaged: true };
+    if (this.header.version === 3) await this.update({ damaged: true });
+  }
+
+  /**
+   * Writes metadata, which may lie on structures of the kinds `own` names (none for what has just got its place) and on
+   * no others. Throws `ERR_CORRUPT` naming the one that would be hit; nothing is written then.
+   */
+  writeMetadata(
+    offset: number,
+    bytes: Uint8Array,
+    purpose: Purpose,
+    own: readonly Structure[] = [],
+  ): Awaitable<void> {
+    this.guard?.assertFree(offset, bytes.length, own);
+    return this.storage.write(offset, bytes, purpose);
+  }
+
   /** Writes the changed fields and makes them durable; everything they point to has to be durable already. */
   async update(patch: HeaderPatch): Promise<void> {
     const page = this.#page.slice();
@@ -64,6 +92,7 @@ export class ImageFile {
     await this.storage.write(0, page, 'header');
     this.#page = page;
     this.header = { ...this.header, ...patch };
+    this.guard?.rangesChanged();
     await this.storage.flush();
   }
 
@@ -112,4 +141,11 @@ export class ImageFile {
 export function brokenImage(file: string, cause: unknown): CowlabError {
   const problem = 'an earlier failure could not be undone; open the image again to recover it';
   return new CowlabError('ERR_IO', `${file}: ${problem}`, { file }, cause);
+}
+
+/** The image has the corrupt bit, or, in version 2, would have it if there were one. */
+export function condemnedImage(file: string, cause: unknown): CowlabError {
+  const problem = 'the image is marked corrupt: it can only be read, or repaired';
+  const field = 'header.incompatible_features';
+  return new CowlabError('ERR_CORRUPT', `${file}: ${field}: ${problem}`, { file, field }, cause);
 }

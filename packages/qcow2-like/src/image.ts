@@ -16,6 +16,7 @@ import {
 } from '@cowlab/core';
 import { checkImage } from './check.ts';
 import { CompressedClusters } from './compressed.ts';
+import { isFatal } from './corruption.ts';
 import { type BackingSlot, Extents } from './extents.ts';
 import { assertBackingFits } from './header-area.ts';
 import type { ImageFile } from './image-file.ts';
@@ -41,6 +42,7 @@ import type { SnapshotTable } from './snapshot-table.ts';
  *                   «flush» and clears the bit «flush»
  *   header          always one sector, alone, after a «flush» of all that it points to
  *   backing         all of a flush; counts «flush» → header that names another, or none «flush»
+ *   corruption      the corrupt bit «flush», alone; what is in memory stays there (corruption.ts, guard.ts)
  *   snapshots       header: dirty bit «flush» → counts, COPIED flags, tables «flush» → header: new snapshot
  *                   table or L1 table, dirty bit cleared «flush» → discards. Version 2 has no dirty bit:
  *                   count up «flush» → header «flush» → count down «flush».
@@ -102,16 +104,23 @@ export class Qcow2Image implements DriverImage {
   }
 
   map(offset: number, length: number): Awaitable<Extent> {
-    return this.#extents.at(offset, length);
+    // As #watched does, without a function for each call: this is the hot path.
+    try {
+      const extent = this.#extents.at(offset, length);
+      return extent instanceof Promise ? extent.catch((error: unknown) => this.#condemn(error)) : extent;
+    } catch (error) {
+      if (!isFatal(error)) throw error;
+      return this.#condemn(error);
+    }
   }
 
   reserve(offset: number, length: number): Awaitable<Placement> {
-    return this.#writable().reserve(offset, length);
+    return this.#watched(() => this.#writable().reserve(offset, length));
   }
 
   commit(placement: Placement): Awaitable<void> {
     this.#compressed.reset();
-    return this.#writable().commit(placement);
+    return this.#watched(() => this.#writable().commit(placement));
   }
 
   abort(placement: Placement): void {
@@ -120,24 +129,27 @@ export class Qcow2Image implements DriverImage {
 
   unmap(offset: number, length: number, mode: 'discard' | 'zero'): Awaitable<void> {
     this.#compressed.reset();
-    return this.#writable().unmap(offset, Math.min(length, this.size - offset), mode);
+    return this.#watched(() => this.#writable().unmap(offset, Math.min(length, this.size - offset), mode));
   }
 
   flush(): Awaitable<void> {
-    return this.#parts.metadata?.flush();
+    return this.#watched(() => this.#parts.metadata?.flush());
   }
 
   async check(options: CheckOptions): Promise<CheckReport> {
     if (this.#view !== undefined) return this.#view.of.check(options);
-    await this.#parts.metadata?.sync();
-    return checkImage(this.#parts, options);
+    const { metadata } = this.#parts;
+    // Marked when it was opened: nothing has changed since. Marked later: what is in memory is not to be trusted.
+    if (metadata?.mayBeRepaired !== true) await metadata?.sync();
+    return this.#watched(() => checkImage(this.#parts, options));
   }
 
   async resize(size: number, options: LongCallOptions): Promise<void> {
     const { metadata, backing } = this.#parts;
     if (metadata === undefined) throw this.#readOnly();
     const writes = this.#writable();
-    await resizeImage({ metadata, backing: backing.current, writes, extents: this.#extents }, size, options);
+    const parts = { metadata, backing: backing.current, writes, extents: this.#extents };
+    await this.#watched(() => resizeImage(parts, size, options));
   }
 
   async releaseBacking(): Promise<void> {
@@ -195,11 +207,27 @@ export class Qcow2Image implements DriverImage {
     if (this.#view !== undefined) return;
     const { file, metadata, backing } = this.#parts;
     try {
-      if (metadata !== undefined && !metadata.isBroken) await metadata.sync();
+      if (metadata !== undefined && !metadata.isBroken) await this.#watched(() => metadata.sync());
     } finally {
       await file.storage.close();
       await backing.current?.close();
     }
+  }
+
+  /** Runs what may meet corruption that marks an image; without waiting, as long as nothing waits. */
+  #watched<T>(run: () => Awaitable<T>): Awaitable<T> {
+    try {
+      const result = run();
+      return result instanceof Promise ? result.catch((error: unknown) => this.#condemn(error)) : result;
+    } catch (error) {
+      if (!isFatal(error)) throw error;
+      return this.#condemn(error);
+    }
+  }
+
+  async #condemn(error: unknown): Promise<never> {
+    await this.#parts.metadata?.condemn(error);
+    throw error;
   }
 
   #writable(): Reservations {

@@ -90,6 +90,7 @@ export type HeaderPatch = Partial<
     | 'snapshotCount'
     | 'snapshotTableOffset'
     | 'dirty'
+    | 'damaged'
     | 'autoclear'
     | 'nextSnapshotId'
   >
@@ -153,12 +154,11 @@ export function decodeHeader(area: Uint8Array, fileBytes: number, file: string):
   const clusterBytes = headerAreaBytes(area, file);
   const view = viewOf(area);
   const version = view.getUint32(fields.version.at) as 2 | 3;
+  // First: what else an encrypted image has is of no use here.
+  refuseEncryption(view, file);
   const features = version === 3 ? decodeFeatures(view, file) : v2Features;
   const extensions = decodeExtensions(area, features.headerBytes, file);
   const backing = decodeBacking(area, clusterBytes, extensions.backingFormat, file);
-  const crypt = view.getUint32(fields.crypt_method.at);
-  if (crypt !== 0)
-    throw unsupported(file, 'header.crypt_method', `encryption method ${crypt}`, { value: crypt });
   const header: Header = {
     version,
     clusterBits: view.getUint32(fields.cluster_bits.at),
@@ -184,6 +184,16 @@ export function decodeHeader(area: Uint8Array, fileBytes: number, file: string):
   };
   validateTables(header, fileBytes, file);
   return header;
+}
+
+const encryptionNames: readonly string[] = ['none', 'AES', 'LUKS'];
+
+function refuseEncryption(view: DataView, file: string): void {
+  const value = view.getUint32(fields.crypt_method.at);
+  if (value === 0) return;
+  const name = encryptionNames[value];
+  const problem = name === undefined ? 'an unknown encryption' : `${name} encryption`;
+  throw unsupported(file, 'header.crypt_method', `${problem} (method ${value})`, { value });
 }
 
 interface Features {
@@ -255,7 +265,7 @@ function decodeExtensions(area: Uint8Array, start: number, file: string): Extens
       });
     }
     if (type === extensionEncryption)
-      throw unsupported(file, 'header extension.encryption', 'LUKS encryption');
+      throw unsupported(file, 'header extension.encryption', 'a LUKS header (extension 0x0537be77)');
     if (type === extensionDataFile)
       throw unsupported(file, 'header extension.data_file', 'external data file');
     if (type === extensionBackingFormat)
@@ -364,11 +374,15 @@ export function patchHeader(page: Uint8Array, patch: HeaderPatch): void {
   if (patch.snapshotCount !== undefined) view.setUint32(fields.nb_snapshots.at, patch.snapshotCount);
   if (patch.snapshotTableOffset !== undefined)
     writeU64BE(view, fields.snapshots_offset.at, patch.snapshotTableOffset);
-  if (patch.dirty !== undefined) {
-    const others = view.getBigUint64(fields.incompatible_features.at) & ~incompatibleDirty;
-    view.setBigUint64(fields.incompatible_features.at, patch.dirty ? others | incompatibleDirty : others);
-  }
+  setFeature(view, incompatibleDirty, patch.dirty);
+  setFeature(view, incompatibleCorrupt, patch.damaged);
   if (patch.autoclear !== undefined) view.setBigUint64(fields.autoclear_features.at, patch.autoclear);
+}
+
+function setFeature(view: DataView, bit: bigint, on: boolean | undefined): void {
+  if (on === undefined) return;
+  const others = view.getBigUint64(fields.incompatible_features.at) & ~bit;
+  view.setBigUint64(fields.incompatible_features.at, on ? others | bit : others);
 }
 
 /** A new image's header with extensions and backing name; at most one cluster, or undefined when it does not fit. */
@@ -389,7 +403,7 @@ export function encodeHeader(header: Header): Uint8Array | undefined {
     view.setUint32(fields.backing_file_size.at, name.length);
     bytes.set(name, nameAt);
   }
-  const { version, dirty: _dirty, autoclear: _autoclear, ...patch } = header;
+  const { version, dirty: _dirty, damaged: _damaged, autoclear: _autoclear, ...patch } = header;
   patchHeader(bytes, patch);
   if (version === 3) {
     view.setBigUint64(fields.compatible_features.at, header.lazyRefcounts ? compatibleLazyRefcounts : 0n);

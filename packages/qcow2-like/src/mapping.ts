@@ -1,5 +1,6 @@
-import { type Awaitable, corrupt, roundUp, viewOf } from '@cowlab/core';
+import { type Awaitable, roundUp, viewOf } from '@cowlab/core';
 import { compressedFlag, copiedFlag, hostOffsetOf, isMalformed, setEntry } from './entries.ts';
+import { malformedEntry } from './corruption.ts';
 import type { ImageFile } from './image-file.ts';
 import { sectorBytes } from './layout.ts';
 import { type Table, TableCache } from './table-cache.ts';
@@ -14,6 +15,9 @@ export interface L1Place {
   readonly offset: number;
   readonly entryCount: number;
 }
+
+const ownL1 = ['active L1 table'] as const;
+const ownL2 = ['active L2 table'] as const;
 
 export class Mapping {
   readonly file: ImageFile;
@@ -52,6 +56,7 @@ export class Mapping {
   replaceL1(l1: Uint8Array): void {
     this.#l1 = viewOf(l1);
     this.#dirtySectors.clear();
+    this.file.guard?.tablesChanged();
     this.tables.keepOnly(
       ({ index, hostOffset }) => index < this.l1EntryCount && this.tableOffset(index) === hostOffset,
     );
@@ -77,6 +82,8 @@ export class Mapping {
   }
 
   setL1(l1Index: number, hostOffset: number, copied: boolean): void {
+    const before = hostOffsetOf(this.#l1.getUint32(l1Index * 8), this.#l1.getUint32(l1Index * 8 + 4));
+    if (before !== hostOffset) this.file.guard?.moveTable('active L2 table', before, hostOffset);
     setEntry(this.#l1, l1Index, hostOffset, copied ? copiedFlag : 0, 0);
     this.#dirtySectors.add(Math.floor((l1Index * 8) / sectorBytes));
   }
@@ -95,7 +102,7 @@ export class Mapping {
   /** Writes tables that nothing on disk points to yet; they may go before what they point to. */
   async writeFresh(): Promise<void> {
     for (const table of this.tables.dirtyTables()) {
-      if (table.fresh) await this.file.storage.write(table.hostOffset, table.bytes, 'mapping');
+      if (table.fresh) await this.file.writeMetadata(table.hostOffset, table.bytes, 'mapping', ownL2);
     }
   }
 
@@ -106,18 +113,18 @@ export class Mapping {
 
   /** Writes all other changed tables, and the changed sectors of the L1 table. */
   async write(): Promise<void> {
-    const { storage, header } = this.file;
+    const { header } = this.file;
     for (const table of this.tables.dirtyTables()) {
       if (table.fresh) continue;
       const from = Math.floor(table.dirtyFrom / sectorBytes) * sectorBytes;
       const part = table.bytes.subarray(from, roundUp(table.dirtyTo, sectorBytes));
-      await storage.write(table.hostOffset + from, part, 'mapping');
+      await this.file.writeMetadata(table.hostOffset + from, part, 'mapping', ownL2);
     }
     for (const sector of this.#dirtySectors) {
       const at = sector * sectorBytes;
       const bytes = Math.min(sectorBytes, this.#l1.byteLength - at);
       const part = new Uint8Array(this.#l1.buffer, this.#l1.byteOffset + at, bytes);
-      await storage.write(header.l1Offset + at, part, 'mapping');
+      await this.file.writeMetadata(header.l1Offset + at, part, 'mapping', ownL1);
     }
   }
 
@@ -133,9 +140,9 @@ export class Mapping {
 export function tableOffsetIn(file: ImageFile, l1: DataView, l1Index: number): number {
   const hi = l1.getUint32(l1Index * 8);
   const lo = l1.getUint32(l1Index * 8 + 4);
-  if (isMalformed(hi, lo, file.geometry.clusterBytes, 0) || (hi & compressedFlag) !== 0) {
-    throw corrupt(file.name, 'l1_table.entry', 'reserved bits are set', { index: l1Index });
-  }
+  const { clusterBytes } = file.geometry;
+  if (isMalformed(hi, lo, clusterBytes, 0) || (hi & compressedFlag) !== 0)
+    throw malformedEntry(file.name, 'l1_table.entry', hi, lo, clusterBytes, l1Index);
   return hostOffsetOf(hi, lo);
 }
 

@@ -1,8 +1,9 @@
-import { type Awaitable, andThen, CowlabError, corrupt } from '@cowlab/core';
+import { type Awaitable, andThen, CowlabError, corrupt, viewOf } from '@cowlab/core';
+import { isFatal } from './corruption.ts';
 import { compressedFlag, compressedPlace, hostOffsetOf, zeroFlag } from './entries.ts';
-import { brokenImage, type ImageFile } from './image-file.ts';
+import { brokenImage, condemnedImage, type ImageFile } from './image-file.ts';
 import type { HeaderPatch } from './layout.ts';
-import type { Mapping } from './mapping.ts';
+import { type Mapping, readL1 } from './mapping.ts';
 import type { Refcounts } from './refcounts.ts';
 import { decodeSnapshotTable, type SnapshotTable, type TableReader } from './snapshot-table.ts';
 import type { Table } from './table-cache.ts';
@@ -13,6 +14,8 @@ export interface Transaction {
   /** Nothing that the present header reaches may lose a reference here. */
   readonly raise: () => Promise<HeaderPatch>;
   readonly lower: () => Promise<void>;
+  /** The header has switched: what it reached before is free to go. */
+  readonly switched: () => Promise<void>;
 }
 
 /** The metadata of an image that is open for writing, and the order in which it reaches the disk (see image.ts). */
@@ -22,22 +25,52 @@ export class Metadata {
   readonly refcounts: Refcounts;
   /** Whoever changes tables or counts, or writes them back, does so alone; reads and writes of data go on beside. */
   readonly turns: Turns = new Turns();
-  snapshots: SnapshotTable;
+  #snapshots: SnapshotTable;
   #broken: unknown;
 
   constructor(file: ImageFile, mapping: Mapping, refcounts: Refcounts, snapshots: SnapshotTable) {
     this.file = file;
     this.mapping = mapping;
     this.refcounts = refcounts;
-    this.snapshots = snapshots;
+    this.#snapshots = snapshots;
+  }
+
+  get snapshots(): SnapshotTable {
+    return this.#snapshots;
+  }
+
+  set snapshots(table: SnapshotTable) {
+    this.#snapshots = table;
+    this.file.guard?.rangesChanged();
   }
 
   get isBroken(): boolean {
-    return this.#broken !== undefined;
+    return this.#broken !== undefined || this.file.header.damaged;
+  }
+
+  /** The image had the corrupt bit when it was opened, so that nothing here has changed. */
+  get mayBeRepaired(): boolean {
+    return this.#broken === undefined && this.file.header.damaged;
   }
 
   assertUsable(): void {
+    if (this.file.header.damaged) throw condemnedImage(this.file.name, this.#broken);
     if (this.#broken !== undefined) throw brokenImage(this.file.name, this.#broken);
+  }
+
+  /**
+   * After corruption that marks an image: no change is taken any more, nothing in memory is written back, and the
+   * corrupt bit is set durably. Version 2 has no such bit. What was caught matters more than whether the bit got there.
+   */
+  async condemn(error: unknown): Promise<void> {
+    if (!isFatal(error) || isFatal(this.#broken)) return;
+    this.#broken = error;
+    await this.turns.take(() => this.file.markDamaged().catch(() => undefined));
+  }
+
+  /** A check has found, or made, everything right: the corrupt bit goes, and the image takes changes again. */
+  async absolve(): Promise<void> {
+    await this.file.update({ damaged: false, dirty: false, autoclear: 0n });
   }
 
   /** Hands the L2 table of an L1 index to `use` such that it may be changed: made or copied when it must be. */
@@ -152,12 +185,13 @@ export class Metadata {
       if (this.file.header.version === 3) await this.#underDirtyBit(transaction);
       else await this.#inSteps(transaction);
     } catch (error) {
-      await this.#undo(error, recover);
+      if (isFatal(error)) await this.condemn(error);
+      else await this.#undo(error, recover);
       throw error;
     }
   }
 
-  async #underDirtyBit({ raise, lower }: Transaction): Promise<void> {
+  async #underDirtyBit({ raise, lower, switched }: Transaction): Promise<void> {
     await this.refcounts.takeFreed();
     await this.file.update({ dirty: true });
     const patch = await raise();
@@ -165,15 +199,17 @@ export class Metadata {
     const freed = await this.refcounts.takeFreed();
     await this.writeAll();
     await this.file.update({ ...patch, dirty: false });
+    await switched();
     await this.refcounts.discard(freed);
   }
 
   /** Version 2 has no dirty bit, so nothing may be counted down before the header has switched. */
-  async #inSteps({ raise, lower }: Transaction): Promise<void> {
+  async #inSteps({ raise, lower, switched }: Transaction): Promise<void> {
     await this.refcounts.takeFreed();
     const patch = await raise();
     await this.writeAll();
     await this.file.update(patch);
+    await switched();
     await lower();
     const freed = await this.refcounts.takeFreed();
     await this.writeAll();
@@ -204,6 +240,23 @@ export class Metadata {
     await this.refcounts.reload();
     await this.mapping.reload();
     this.snapshots = await loadSnapshots(this.file);
+    await this.guardSnapshots();
+  }
+
+  /** Tells the guard where the L2 tables of snapshots are, when it wants to know. */
+  async guardSnapshots(): Promise<void> {
+    const { guard } = this.file;
+    if (guard?.wantsInactiveTables !== true) return;
+    const offsets = new Set<number>();
+    for (const { l1Offset, l1EntryCount } of this.snapshots.snapshots) {
+      const place = { offset: l1Offset, entryCount: l1EntryCount };
+      const l1 = viewOf(await readL1(this.file, place, 'snapshot_table.l1_table_offset'));
+      for (let at = 0; at < l1.byteLength; at += 8) {
+        const offset = hostOffsetOf(l1.getUint32(at), l1.getUint32(at + 4));
+        if (offset !== 0) offsets.add(offset);
+      }
+    }
+    guard.setInactiveTables([...offsets]);
   }
 
   /** Notes that a structure of `bytes` at `offset` is no longer used. */
@@ -221,7 +274,7 @@ export class Metadata {
     const whole = new Uint8Array(clusters * clusterBytes);
     whole.set(bytes);
     try {
-      await this.file.storage.write(offset, whole, purpose);
+      await this.file.writeMetadata(offset, whole, purpose);
     } catch (error) {
       this.refcounts.release(offset / clusterBytes, clusters, false);
       throw error;

@@ -37,10 +37,10 @@ export async function rebuildRefcounts(metadata: Metadata, references: Reference
       if (value !== 0) refcounts.width.set(block, within, value);
     }
     setEntry(viewOf(table), index, (start + nth) * clusterBytes, 0, 0);
-    await storage.write((start + nth) * clusterBytes, new Uint8Array(block.buffer), 'refcount');
+    await file.writeMetadata((start + nth) * clusterBytes, new Uint8Array(block.buffer), 'refcount');
   }
   const refcountTableOffset = (start + blocks.length) * clusterBytes;
-  await storage.write(refcountTableOffset, table, 'refcount');
+  await file.writeMetadata(refcountTableOffset, table, 'refcount');
   await storage.flush();
   await file.update({ refcountTableOffset, refcountTableClusters: tableClusters });
   await refcounts.reload();

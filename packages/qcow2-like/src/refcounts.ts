@@ -1,5 +1,6 @@
 import { type Awaitable, andThen, CowlabError, corrupt, roundUp, viewOf } from '@cowlab/core';
 import { hostOffsetOf, isMalformed, setEntry } from './entries.ts';
+import { fatalCorrupt, malformedEntry } from './corruption.ts';
 import type { ImageFile } from './image-file.ts';
 import { maxRefcountTableBytes, sectorBytes } from './layout.ts';
 import { placeGrownTable, readRefcountTable } from './refcount-table.ts';
@@ -32,6 +33,9 @@ interface Release {
   readonly discard: boolean;
 }
 
+const ownTable = ['refcount table'] as const;
+const ownBlocks = ['refcount block'] as const;
+
 /** More noted releases than this, and a write-back is due: space would run away otherwise. */
 const maxReleasedClusters = 16_384;
 
@@ -61,6 +65,11 @@ export class Refcounts {
     return new Refcounts(file, await readRefcountTable(file), budgetBytes);
   }
 
+  /** The refcount table as it is in memory. */
+  get table(): DataView {
+    return this.#table;
+  }
+
   get tableEntryCount(): number {
     return this.#table.byteLength / 8;
   }
@@ -80,6 +89,7 @@ export class Refcounts {
   /** Forgets what is in memory and reads the table again: someone rewrote it on disk. */
   async reload(): Promise<void> {
     this.#table = viewOf(await readRefcountTable(this.#file));
+    this.#file.guard?.tablesChanged();
     this.#dirtySectors.clear();
     this.#releases = [];
     this.#releasedClusters = 0;
@@ -106,7 +116,7 @@ export class Refcounts {
     const lo = this.#table.getUint32(index * 8 + 4);
     const { clusterBytes } = this.#file.geometry;
     if (isMalformed(hi, lo, clusterBytes, 0) || hi > 0x00ff_ffff) {
-      throw corrupt(this.#file.name, 'refcount table entry', 'reserved bits are set', { index });
+      throw malformedEntry(this.#file.name, 'refcount table entry', hi, lo, clusterBytes, index);
     }
     return hostOffsetOf(hi, lo);
   }
@@ -188,23 +198,12 @@ export class Refcounts {
     return this.#checked({ first: base + at, count: end - at });
   }
 
-  /** A table that counts its own structures as free would hand them out. */
+  /** A refcount block that counts metadata as free would hand them out. */
   #checked(run: ClusterRun): ClusterRun {
     const { clusterBytes } = this.#file.geometry;
-    const { header } = this.#file;
-    const overlaps = (offset: number, bytes: number): boolean =>
-      offset < (run.first + run.count) * clusterBytes && run.first * clusterBytes < offset + bytes;
-    const clash =
-      overlaps(0, clusterBytes) ||
-      overlaps(header.l1Offset, header.l1EntryCount * 8) ||
-      overlaps(header.refcountTableOffset, header.refcountTableClusters * clusterBytes) ||
-      (header.snapshotCount > 0 && overlaps(header.snapshotTableOffset, 1));
-    if (clash) {
-      throw corrupt(this.#file.name, 'refcount block entry', 'a cluster of metadata is marked free', {
-        offset: run.first * clusterBytes,
-      });
-    }
-    return run;
+    this.#file.guard?.assertFree(run.first * clusterBytes, run.count * clusterBytes);
+    if (run.first > 0) return run;
+    throw fatalCorrupt(this.#file.name, 'header', 'its cluster is counted as free', { offset: 0 });
   }
 
   #newBlock(index: number): Awaitable<Table> {
@@ -213,7 +212,7 @@ export class Refcounts {
     if (index >= this.tableEntryCount) {
       return this.#growTable(index + 1).then(() => this.#newBlock(index));
     }
-    return this.#placeBlock(index, index * this.perBlock);
+    return this.#placeBlock(index, this.#checked({ first: index * this.perBlock, count: 1 }).first);
   }
 
   /** A zeroed block for range `index`, at `cluster`; it counts itself where it covers itself. */
@@ -226,6 +225,7 @@ export class Refcounts {
     block.fresh = true;
     this.cache.markDirty(block, 0, this.cache.tableBytes);
     this.#setTableEntry(index, block.hostOffset);
+    this.#file.guard?.moveTable('refcount block', 0, block.hostOffset);
     const home = cluster - index * this.perBlock;
     if (home >= 0 && home < this.perBlock) this.width.set(block.view, home, 1);
     return block;
@@ -279,6 +279,7 @@ export class Refcounts {
 
   /** Blocks that are missing come first, the `count` clusters after them. */
   async #takeTogether(start: number, count: number, missing: readonly number[]): Promise<number> {
+    this.#checked({ first: start, count: missing.length + count });
     missing.forEach((index, nth) => this.#placeBlock(index, start + nth));
     // A block's home may lie in another block's range.
     for (let nth = 0; nth < missing.length; nth += 1) {
@@ -288,7 +289,6 @@ export class Refcounts {
     const first = start + missing.length;
     await this.change({ first, count }, 1);
     if (this.#firstFree === start) this.#firstFree = first + count;
-    this.#checked({ first, count });
     return first * this.cache.tableBytes;
   }
 
@@ -419,7 +419,9 @@ export class Refcounts {
         end += (sorted[at] as ClusterRun).count;
         at += 1;
       }
-      await this.#file.storage.discard(first * clusterBytes, (end - first) * clusterBytes, 'refcount');
+      const [offset, bytes] = [first * clusterBytes, (end - first) * clusterBytes];
+      this.#file.guard?.assertFree(offset, bytes);
+      await this.#file.storage.discard(offset, bytes, 'refcount');
     }
   }
 
@@ -431,12 +433,12 @@ export class Refcounts {
     const { storage, header } = this.#file;
     const dirty = this.cache.dirtyTables();
     const fresh = dirty.filter((block) => block.fresh);
-    for (const block of dirty) await storage.write(...changedPart(block), 'refcount');
+    for (const block of dirty) await this.#file.writeMetadata(...changedPart(block), 'refcount', ownBlocks);
     if (fresh.length > 0) await storage.flush();
     for (const sector of this.#dirtySectors) {
       const at = sector * sectorBytes;
       const bytes = new Uint8Array(this.#table.buffer, this.#table.byteOffset + at, sectorBytes);
-      await storage.write(header.refcountTableOffset + at, bytes, 'refcount');
+      await this.#file.writeMetadata(header.refcountTableOffset + at, bytes, 'refcount', ownTable);
     }
   }
 
@@ -468,10 +470,10 @@ export class Refcounts {
       const counted = Math.min(this.perBlock, place.blocks + place.tableClusters - nth * this.perBlock);
       const bytes = new Uint8Array(clusterBytes);
       for (let at = 0; at < counted; at += 1) this.width.set(viewOf(bytes), at, 1);
-      await storage.write((start + nth) * clusterBytes, bytes, 'refcount');
+      await this.#file.writeMetadata((start + nth) * clusterBytes, bytes, 'refcount');
     }
     const refcountTableOffset = (start + place.blocks) * clusterBytes;
-    await storage.write(refcountTableOffset, table, 'refcount');
+    await this.#file.writeMetadata(refcountTableOffset, table, 'refcount');
     await storage.flush();
     try {
       await this.#file.update({ refcountTableOffset, refcountTableClusters: place.tableClusters });
@@ -479,6 +481,7 @@ export class Refcounts {
       // The header may have switched although its flush failed.
       if (this.#file.header.refcountTableOffset === refcountTableOffset) {
         this.#table = view;
+        this.#file.guard?.tablesChanged();
         this.written();
         this.release(header.refcountTableOffset / clusterBytes, header.refcountTableClusters, false);
       }

@@ -1,4 +1,5 @@
-import { type Awaitable, andThen, corrupt, type Placement, type Storage } from '@cowlab/core';
+import { type Awaitable, andThen, type Placement, type Storage } from '@cowlab/core';
+import { malformedEntry } from './corruption.ts';
 import { compressedFlag, copiedFlag, hostOffsetOf, isMalformed, setEntry, zeroFlag } from './entries.ts';
 import type { BackingSlot, Extents } from './extents.ts';
 import type { Metadata } from './metadata.ts';
@@ -88,8 +89,12 @@ export class Reservations {
       Math.ceil((within + length) / this.#clusterBytes),
     );
     const kept = keptRun(table.view, index, wanted, this.#clusterBytes);
-    if (kept !== undefined) return new Qcow2Placement(storage, this.#clusterBytes, kept, request, true);
+    if (kept !== undefined) {
+      this.#metadata.file.guard?.assertFree(kept.first * this.#clusterBytes, kept.count * this.#clusterBytes);
+      return new Qcow2Placement(storage, this.#clusterBytes, kept, request, true);
+    }
     this.#requireSound(table.view, index);
+    this.#requireFree(table.view, index, index + wanted);
     let count = 1;
     while (count < wanted && !isOwned(table.view, index + count)) {
       this.#requireSound(table.view, index + count);
@@ -101,6 +106,14 @@ export class Reservations {
     );
   }
 
+  /** Owned clusters are overwritten in place; who asks for others in their place does so because they lie on metadata. */
+  #requireFree(view: DataView, index: number, end: number): void {
+    for (let at = index; at < end && isOwned(view, at); at += 1) {
+      const hostOffset = hostOffsetOf(view.getUint32(at * 8), view.getUint32(at * 8 + 4));
+      this.#metadata.file.guard?.assertFree(hostOffset, this.#clusterBytes);
+    }
+  }
+
   /** An entry that is about to be replaced must name clusters that can be given back. */
   #requireSound(view: DataView, index: number): void {
     const hi = view.getUint32(index * 8);
@@ -109,18 +122,20 @@ export class Reservations {
       !isMalformed(hi, view.getUint32(index * 8 + 4), this.#clusterBytes, zeroFlag)
     )
       return;
-    throw corrupt(this.#metadata.file.name, 'l2_table.entry', 'reserved bits are set', { index });
+    const lo = view.getUint32(index * 8 + 4);
+    throw malformedEntry(this.#metadata.file.name, 'l2_table.entry', hi, lo, this.#clusterBytes, index);
   }
 
   commit(placement: Placement): Awaitable<void> {
     const { guestOffset } = placement;
     const l1Index = Math.floor(guestOffset / this.#spanBytes);
-    return this.#metadata.turns.take(() =>
-      this.#metadata.withOwnTable(l1Index, (table) => {
+    return this.#metadata.turns.take(() => {
+      this.#metadata.assertUsable();
+      return this.#metadata.withOwnTable(l1Index, (table) => {
         this.#enter(table, placement as Qcow2Placement);
         return this.#metadata.settle();
-      }),
-    );
+      });
+    });
   }
 
   #enter(table: Table, { guestOffset, run, kept }: Qcow2Placement): void {

@@ -21,6 +21,7 @@ import {
   without,
 } from './counting.ts';
 import { copiedFlag } from './entries.ts';
+import type { TableAt } from './walk.ts';
 import type { ImageParts } from './image.ts';
 import type { ImageFile } from './image-file.ts';
 import { type L1Place, Mapping, readL1 } from './mapping.ts';
@@ -91,10 +92,7 @@ export class Qcow2Snapshots implements DriverSnapshots {
     const metadata = this.#metadata();
     const snapshot = this.#find(id);
     const walk: Walk = { metadata, options };
-    const tables = tablesOf(
-      metadata,
-      await readL1(metadata.file, placeOf(snapshot), 'snapshot_table.l1_table_offset'),
-    );
+    const { tables } = await readTables(metadata, snapshot);
     await this.#change(metadata, async () => ({
       snapshots: metadata.snapshots.snapshots.filter((each) => each !== snapshot),
       patch: { nextSnapshotId: nextId(metadata) },
@@ -111,9 +109,8 @@ export class Qcow2Snapshots implements DriverSnapshots {
     const { file, mapping } = metadata;
     const snapshot = this.#find(id);
     const walk: Walk = { metadata, options };
-    const l1 = await readL1(file, placeOf(snapshot), 'snapshot_table.l1_table_offset');
+    const { l1, tables: wanted } = await readTables(metadata, snapshot);
     const present = activeTables(metadata);
-    const wanted = tablesOf(metadata, l1);
     const { l1Offset: oldOffset, l1EntryCount: oldEntryCount } = file.header;
     await this.#change(metadata, async () => {
       await countUp(walk, without(wanted, present));
@@ -187,10 +184,14 @@ export class Qcow2Snapshots implements DriverSnapshots {
           await lower?.();
           if (table !== undefined) await metadata.countDown(old.offset, old.bytes);
         },
+        switched: async () => {
+          if (table === undefined) return;
+          metadata.snapshots = table;
+          await metadata.guardSnapshots();
+        },
       },
       () => recover(metadata),
     );
-    if (table !== undefined) metadata.snapshots = table;
   }
 
   #table(): SnapshotTable {
@@ -226,6 +227,20 @@ function assertWhole(file: ImageFile, { l1EntryCount, size }: Snapshot): void {
   if (l1EntryCount >= Math.ceil(size / file.geometry.l2SpanBytes)) return;
   const data = { value: l1EntryCount };
   throw corrupt(file.name, 'snapshot_table.l1_size', 'too small for the size of the snapshot', data);
+}
+
+/** The L1 table of a snapshot, and the L2 tables it points to. */
+async function readTables(
+  metadata: Metadata,
+  snapshot: Snapshot,
+): Promise<{ readonly l1: Uint8Array; readonly tables: readonly TableAt[] }> {
+  const l1 = await readL1(metadata.file, placeOf(snapshot), 'snapshot_table.l1_table_offset');
+  try {
+    return { l1, tables: tablesOf(metadata, l1) };
+  } catch (error) {
+    await metadata.condemn(error);
+    throw error;
+  }
 }
 
 function placeOf({ l1Offset, l1EntryCount }: Snapshot): L1Place {

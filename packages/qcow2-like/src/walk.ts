@@ -15,6 +15,8 @@ export interface TableAt {
 export type Visit = (table: TableAt, view: DataView) => boolean | Promise<boolean>;
 
 const batchBytes = 1024 * 1024;
+/** Tables are shared by the disk and its snapshots. */
+const own = ['active L2 table', 'L2 table of a snapshot'] as const;
 
 /** Visits every table once; changed ones are written back (not flushed). Throws `ERR_CORRUPT` outside the file. */
 export async function walkTables(file: ImageFile, tables: readonly TableAt[], visit: Visit): Promise<void> {
@@ -54,5 +56,5 @@ async function writePart(
   from: number,
   to: number,
 ): Promise<void> {
-  if (from < to) await file.storage.write(start + from, bytes.subarray(from, to), 'mapping');
+  if (from < to) await file.writeMetadata(start + from, bytes.subarray(from, to), 'mapping', own);
 }

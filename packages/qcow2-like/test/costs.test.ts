@@ -92,6 +92,29 @@ describe('storage calls', () => {
   });
 });
 
+describe('the overlap check', () => {
+  it('costs no storage call, whatever it guards', async () => {
+    const counts: StorageCounts[] = [];
+    for (const level of ['none', 'constant', 'cached', 'all']) {
+      const { disk, folder } = await opened({}, { overlap_check: level });
+      for (let n = 0; n < 8; n += 1) await disk.write(n * 5 * MIB, bufferOf(200 * KIB, n));
+      await disk.flush();
+      await disk.snapshots.create('kept');
+      counts.push(
+        await costOf(folder, async () => {
+          for (let n = 0; n < 16; n += 1) await disk.write(n * 3 * MIB + 100, bufferOf(70 * KIB, n));
+          await disk.discard(10 * MIB, 5 * MIB);
+          await disk.flush();
+          await disk.write(0, bufferOf(4 * KIB, 1));
+          await disk.flush();
+        }),
+      );
+      await disk.close();
+    }
+    for (const each of counts) expect(each).toEqual(counts[0]);
+  });
+});
+
 describe('memory', () => {
   it('stays within the caches, however much is read and written', async () => {
     const clusterBytes = 4 * KIB;

@@ -184,7 +184,7 @@ describe('reading through', () => {
     const writing = async (): Promise<void> => disk.write(4 * MIB, bufferOf(CLUSTER, 1));
     await expect(writing()).rejects.toMatchObject({
       code: 'ERR_CORRUPT',
-      data: { field: 'refcount block entry' },
+      data: { field: 'header' },
     });
     await expect(disk.close()).resolves.toBeUndefined();
   });

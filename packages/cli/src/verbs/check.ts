@@ -38,7 +38,8 @@ export function addCheck(program: Command, session: Session): void {
 async function check(session: Session, file: string, options: CheckVerbOptions): Promise<void> {
   const { output } = session;
   const { repair } = options;
-  await withImage(file, { ...options, writable: repair !== undefined }, async (disk) => {
+  const isRepair = repair !== undefined;
+  await withImage(file, { ...options, writable: isRepair, forRepair: isRepair }, async (disk) => {
     const progress = options.progress ? output.progress('check') : undefined;
     let report: CheckReport;
     try {
