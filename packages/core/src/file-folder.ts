@@ -9,6 +9,14 @@ const { O_CREAT, O_EXCL, O_RDONLY, O_RDWR } = fs.constants;
 /** An image may name a pipe as its backing file: opening one must not wait for somebody at its other end. */
 const NO_WAIT = fs.constants.O_NONBLOCK ?? 0;
 
+function realPathOf(full: string): string | undefined {
+  try {
+    return fs.realpathSync.native(full);
+  } catch {
+    return undefined;
+  }
+}
+
 export interface FileFolderOptions {
   /** How the storages do their I/O; `sync` by default. */
   readonly io?: FileIo;
@@ -80,13 +88,9 @@ export class FileFolder implements StorageFolder {
 
   async identify(name: string): Promise<string> {
     const full = this.#resolve(name);
-    try {
-      return await fs.promises.realpath(full);
-    } catch {
-      // A file that is not there has no real path; its folder may have one.
-      const parent = await fs.promises.realpath(path.dirname(full)).catch(() => path.dirname(full));
-      return path.join(parent, path.basename(full));
-    }
+    // A file that is not there has no real path; its folder may have one.
+    const parent = path.dirname(full);
+    return realPathOf(full) ?? path.join(realPathOf(parent) ?? parent, path.basename(full));
   }
 
   #resolve(name: string): string {

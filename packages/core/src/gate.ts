@@ -18,34 +18,79 @@ export interface GatePolicy {
 
 const DEFAULT_MAX_DEPTH = 4096;
 
-/** One file of a chain, and what is above it. Never changed: an image may open what it names again and again. */
+/** One file of a chain. Never changed: an image may open what it names again and again. */
 interface Link {
-  readonly identity: string;
   readonly depth: number;
-  readonly above: Link | undefined;
+  /**
+   * The files of the chain and their depths, as far as `depth`; what is deeper is another link's, which goes on from
+   * here. So a chain that is opened from end to end has one map, and is asked once for each file.
+   */
+  readonly known: Map<string, number>;
+}
+
+/** A file that was let through: the name under which the folder opens it, and who it is. */
+export interface Admitted {
+  readonly name: string;
+  readonly identity: string;
+}
+
+/** What the files of one image may name. Folders are identified once: where they lie does not depend on the file. */
+class Policy {
+  readonly folder: StorageFolder;
+  readonly maxDepth: number;
+  readonly #allow: readonly string[];
+  #places: Promise<readonly string[]> | undefined;
+
+  constructor(folder: StorageFolder, { allow = [], maxDepth = DEFAULT_MAX_DEPTH }: GatePolicy) {
+    this.folder = folder;
+    this.maxDepth = maxDepth;
+    this.#allow = allow;
+  }
+
+  async isInside(identity: string): Promise<boolean> {
+    const places = await (this.#places ??= this.#identifyAll());
+    return places.some((place) => identity.startsWith(place.endsWith('/') ? place : `${place}/`));
+  }
+
+  async #identifyAll(): Promise<readonly string[]> {
+    try {
+      const names = ['.', ...this.#allow.map((folder) => path.resolve(folder))];
+      return await Promise.all(names.map((name) => this.folder.identify(name)));
+    } catch (error) {
+      this.#places = undefined;
+      throw error;
+    }
+  }
 }
 
 /** Stands below one file of a chain, and admits what that file names. */
 export class BackingGate {
-  readonly #folder: StorageFolder;
-  readonly #policy: GatePolicy;
+  readonly #policy: Policy;
   readonly #chain: Link | undefined;
 
-  constructor(folder: StorageFolder, policy: GatePolicy = {}, chain?: Link) {
-    this.#folder = folder;
+  private constructor(policy: Policy, chain: Link | undefined) {
     this.#policy = policy;
     this.#chain = chain;
   }
 
-  /** The gate for what `file` names, once `file` itself is part of the chain. */
-  async below(file: string): Promise<BackingGate> {
-    const identity = await this.#folder.identify(file);
-    const link: Link = { identity, depth: (this.#chain?.depth ?? 0) + 1, above: this.#chain };
-    return new BackingGate(this.#folder, this.#policy, link);
+  /** The gate above an image that nobody has named. */
+  static above(folder: StorageFolder, policy: GatePolicy = {}): BackingGate {
+    return new BackingGate(new Policy(folder, policy), undefined);
   }
 
-  /** The name under which the folder opens what the image `from` names in `field`; throws `ERR_BACKING_…`. */
-  async admit(from: string, reference: BackingReference, field: string): Promise<string> {
+  /** The gate for what `file` names, once `file` itself is part of the chain; `identity` where it was admitted. */
+  async below(file: string, identity?: string): Promise<BackingGate> {
+    const own = identity ?? (await this.#policy.folder.identify(file));
+    const depth = this.#chain?.depth ?? 0;
+    const above = this.#chain?.known ?? new Map<string, number>();
+    const isEnd = above.size === depth;
+    const known = isEnd ? above : new Map([...above].filter(([, at]) => at <= depth));
+    known.set(own, depth + 1);
+    return new BackingGate(this.#policy, { depth: depth + 1, known });
+  }
+
+  /** Lets through what the image `from` names in `field`; throws `ERR_BACKING_…`. */
+  async admit(from: string, reference: BackingReference, field: string): Promise<Admitted> {
     const data = { file: from, field, value: reference.file };
     const plain = reference.file.startsWith('file:') ? reference.file.slice('file:'.length) : reference.file;
     if (/^[a-z][a-z0-9+.-]+:/i.test(plain)) {
@@ -56,11 +101,9 @@ export class BackingGate {
       );
     }
     const name = path.isAbsolute(plain) ? plain : path.join(path.dirname(from), plain);
-    const identity = await this.#folder.identify(name);
-    const home = await this.#folder.identify('.');
-    const inside = (folder: string): boolean =>
-      identity.startsWith(folder.endsWith('/') ? folder : `${folder}/`);
-    if (!inside(home) && !(await this.#allowed()).some(inside)) {
+    const { folder, maxDepth } = this.#policy;
+    const identity = await folder.identify(name);
+    if (!(await this.#policy.isInside(identity))) {
       throw new CowlabError(
         'ERR_BACKING_DENIED',
         `${from}: ${field}: ${reference.file} lies outside the image's folder and is not allowed`,
@@ -74,30 +117,21 @@ export class BackingGate {
         data,
       );
     }
-    const maxDepth = this.#policy.maxDepth ?? DEFAULT_MAX_DEPTH;
     if ((this.#chain?.depth ?? 0) >= maxDepth) {
       throw new CowlabError('ERR_BACKING_DEPTH', `${from}: ${field}: chain is longer than ${maxDepth}`, data);
     }
-    if (!(await this.#folder.exists(name))) {
+    if (!(await folder.exists(name))) {
       throw new CowlabError(
         'ERR_BACKING_MISSING',
         `${from}: ${field}: no such file: ${reference.file}`,
         data,
       );
     }
-    return name;
+    return { name, identity };
   }
 
-  #allowed(): Promise<string[]> {
-    const folders = this.#policy.allow ?? [];
-    return Promise.all(folders.map((folder) => this.#folder.identify(path.resolve(folder))));
-  }
-
-  /** A step for each image above: for a chain of a thousand half a million comparisons, some milliseconds in all. */
   #hasAbove(identity: string): boolean {
-    for (let link = this.#chain; link !== undefined; link = link.above) {
-      if (link.identity === identity) return true;
-    }
-    return false;
+    const at = this.#chain?.known.get(identity);
+    return at !== undefined && at <= this.#chain!.depth;
   }
 }

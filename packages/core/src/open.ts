@@ -113,6 +113,8 @@ function assertCopies(file: string, driver: BlockDriver, readOnly: boolean): voi
 interface OpenRequest {
   readonly folder: StorageFolder;
   readonly file: string;
+  /** Who the file is, where the gate has let it through. */
+  readonly identity?: string;
   readonly drivers: readonly BlockDriver[];
   readonly gate: BackingGate;
   readonly format: string | undefined;
@@ -134,7 +136,7 @@ async function openImage(request: OpenRequest): Promise<Disk> {
     request.format === undefined ? await probe(folder, file, drivers) : byName(drivers, request.format, file);
   if (!readOnly && !driver.capabilities.write) throw readsOnly(file, driver);
   if (request.copyOnRead) assertCopies(file, driver, readOnly);
-  const gate = await request.gate.below(file);
+  const gate = await request.gate.below(file, request.identity);
   // Options of one format mean nothing to another, and everything to a chain of its own.
   const options = request.above === undefined || request.above === driver ? request.options : {};
   const context: OpenContext = {
@@ -147,7 +149,7 @@ async function openImage(request: OpenRequest): Promise<Disk> {
         ? absentBacking(file, reference)
         : openBacking({ ...request, options, above: driver }, gate, reference, field),
     openPart: async (name, field) =>
-      folder.open(await gate.admit(file, { file: name }, field), { readOnly, lock: request.lock }),
+      folder.open((await gate.admit(file, { file: name }, field)).name, { readOnly, lock: request.lock }),
   };
   const { copyOnRead } = request;
   return new Disk(driver, await driver.open(folder, file, context), file, readOnly, {
@@ -212,10 +214,11 @@ async function openBackingFile(
   reference: BackingReference,
   field: string,
 ): Promise<Disk> {
-  const file = await gate.admit(above.file, reference, field);
+  const { name, identity } = await gate.admit(above.file, reference, field);
   return openImage({
     ...above,
-    file,
+    file: name,
+    identity,
     gate,
     format: reference.format,
     readOnly: true,
@@ -251,7 +254,7 @@ export async function openDisk(location: ImageLocation, options: OpenDiskOptions
     folder,
     file,
     drivers: withRaw(options.drivers),
-    gate: new BackingGate(folder, options.gate),
+    gate: BackingGate.above(folder, options.gate),
     format: options.format,
     readOnly: options.readOnly ?? false,
     forRepair: options.forRepair ?? false,
@@ -276,8 +279,8 @@ async function lookUp(
   options: CreateDiskOptions,
 ): Promise<LookedUp> {
   const drivers = withRaw([...(options.drivers ?? []), options.driver]);
-  const gate = await new BackingGate(folder, options.gate).below(file);
-  const name = await gate.admit(file, backing, 'backing file');
+  const gate = await BackingGate.above(folder, options.gate).below(file);
+  const { name } = await gate.admit(file, backing, 'backing file');
   const disk = await openDisk(
     { folder, file: name },
     {

@@ -131,6 +131,48 @@ describe('the backing gate', () => {
     await disk.close();
   });
 
+  it('asks who a file is once for each of a chain, and where the folders are once for all of them', async () => {
+    const asked: string[] = [];
+    class Asked extends MemoryFolder {
+      override identify(name: string): Promise<string> {
+        asked.push(name);
+        return super.identify(name);
+      }
+    }
+    const folder = new Asked();
+    for (let index = 0; index < 50; index++)
+      await writePaged(folder, `${index}`, index === 49 ? '' : `${index + 1}`);
+    asked.length = 0;
+    const gate = { allow: ['/elsewhere'] };
+    const disk = await openDisk({ folder, file: '0' }, { drivers: [paged], gate, readOnly: true });
+    const files = Array.from({ length: 50 }, (_, index) => `${index}`);
+    expect(asked.toSorted()).toEqual([...files, '.', '/elsewhere'].toSorted());
+    await disk.close();
+  });
+
+  it('keeps apart what two images of one file have named: only the way down counts', async () => {
+    const folder = new MemoryFolder();
+    for (const [name, backing] of [
+      ['left', 'base'],
+      ['right', 'left'],
+      ['base', ''],
+    ] as const) {
+      await writePaged(folder, name, backing);
+    }
+    await writePaged(folder, 'top', 'right');
+    const looksAround = {
+      ...paged,
+      open: async (...[inFolder, file, context]: Parameters<typeof paged.open>) => {
+        // Down one way first, which ends in files that the other way leads to as well, in another order.
+        if (file === 'top') await (await context.openBacking({ file: 'left' }, 'first look')).close();
+        return paged.open(inFolder, file, context);
+      },
+    };
+    const disk = await openDisk({ folder, file: 'top' }, { drivers: [looksAround] });
+    expect(await disk.resolve(0, 1)).toMatchObject({ depth: 3 });
+    await disk.close();
+  });
+
   it('keeps names in a memory folder apart from paths of the file system', async () => {
     const folder = new MemoryFolder();
     await writePaged(folder, 'top', '/etc/passwd');
