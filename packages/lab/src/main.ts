@@ -11,7 +11,7 @@ async function run(request: LabRequest): Promise<number> {
   const started = performance.now();
   const elapsed = (): number => (performance.now() - started) / 1000;
   const tally = new Tally();
-  const progress = new ProgressLine(process.stderr);
+  const progress = new ProgressLine(process.stderr, 'lab');
   const shares = cutShares(request);
   process.stderr.write(`lab: seed ${request.seed}, ${shares.length} shares, ${request.jobs} at a time\n`);
   await runShares(shares, request.jobs, (share, message) => {

@@ -10,10 +10,13 @@ const plainMs = 15_000;
 
 export class ProgressLine {
   readonly #stream: ProgressStream;
+  readonly #name: string;
   #shown = performance.now();
 
-  constructor(stream: ProgressStream) {
+  /** `name` stands before every line. */
+  constructor(stream: ProgressStream, name: string) {
     this.#stream = stream;
+    this.#name = name;
   }
 
   /** Asks for the line only when it is time to show one. */
@@ -22,7 +25,7 @@ export class ProgressLine {
     const now = performance.now();
     if (now - this.#shown < (terminal ? redrawMs : plainMs)) return;
     this.#shown = now;
-    const text = `lab: ${line()}`;
+    const text = `${this.#name}: ${line()}`;
     if (terminal) this.#stream.write(`\r\u001B[K${text.slice(0, (this.#stream.columns ?? 80) - 1)}`);
     else this.#stream.write(`${text}\n`);
   }

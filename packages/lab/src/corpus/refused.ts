@@ -1,0 +1,52 @@
+import type { ErrorCode } from '@cowlab/core';
+import type { Layer, Recipe } from './recipe.ts';
+
+/*
+ * What our drivers refuse, and with which code. An image that has nothing of this must open; one that has something of
+ * it must not, or the line is out of date. A driver that learns a feature takes its line out.
+ */
+
+export interface Refusal {
+  readonly feature: string;
+  /** `read`: an open of any kind; `write`: only one for writing. */
+  readonly what: 'read' | 'write';
+  readonly code: ErrorCode;
+  /** Whether some layer has the feature: what is under an image is opened with it. */
+  applies(layer: Layer): boolean;
+}
+
+function has(name: string, ...values: string[]): (layer: Layer) => boolean {
+  return ({ options }) => values.includes(options[name] ?? '');
+}
+
+const refusals: readonly Refusal[] = [
+  { feature: 'extended L2', what: 'read', code: 'ERR_UNSUPPORTED', applies: has('extended_l2', 'on') },
+  {
+    feature: 'external data file',
+    what: 'read',
+    code: 'ERR_UNSUPPORTED',
+    applies: has('data_file', 'top.data'),
+  },
+  { feature: 'zstd', what: 'read', code: 'ERR_UNSUPPORTED', applies: has('compression_type', 'zstd') },
+  {
+    feature: 'VMDK of several files',
+    what: 'read',
+    code: 'ERR_UNSUPPORTED',
+    applies: has('subformat', 'twoGbMaxExtentSparse', 'monolithicFlat', 'twoGbMaxExtentFlat'),
+  },
+  {
+    feature: 'streamOptimized',
+    what: 'read',
+    code: 'ERR_UNSUPPORTED',
+    applies: has('subformat', 'streamOptimized'),
+  },
+];
+
+export function refusalOf({ layers }: Recipe, what: Refusal['what']): Refusal | undefined {
+  return refusals.find((each) => each.what === what && layers.some((layer) => each.applies(layer)));
+}
+
+/** Whether writes of ours leave leaks: the clusters of bitmaps, which are not kept. */
+export function leaksWhenWritten({ layers }: Recipe): boolean {
+  return layers.at(-1)!.steps.some((step) => step.do === 'bitmap');
+}
