@@ -13,7 +13,7 @@ import {
  * nothing, and take data in large pieces at multiples of the piece, so that allocation units stay whole.
  */
 
-const PIECE_BYTES = 2 * 1024 * 1024;
+export const PIECE_BYTES: number = 2 * 1024 * 1024;
 const MIN_GRANULE_BYTES = 4096;
 const YIELD_MS = 50;
 const ZEROS: Uint8Array = new Uint8Array(PIECE_BYTES);
@@ -22,7 +22,7 @@ const ZEROS: Uint8Array = new Uint8Array(PIECE_BYTES);
  * File I/O here is synchronous, so a long loop would never see a signal arrive: let the event loop turn now
  * and then, and stop where the caller wants to stop.
  */
-class Turns {
+export class Turns {
   readonly #options: LongCallOptions;
   readonly #total: number;
   #last = performance.now();
@@ -43,7 +43,7 @@ class Turns {
   }
 }
 
-function isZero(bytes: Uint8Array): boolean {
+export function isZero(bytes: Uint8Array): boolean {
   return Buffer.compare(bytes, ZEROS.subarray(0, bytes.length)) === 0;
 }
 

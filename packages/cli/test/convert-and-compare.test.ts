@@ -116,6 +116,51 @@ describe('convert', () => {
   });
 });
 
+describe('convert -c', () => {
+  it.each(['zlib', 'zstd'])('stores the data of a qcow2 image compressed, with %s', async (type) => {
+    const option = `compression_type=${type}`;
+    // An odd size, and a hole in a unit that has data before and behind it.
+    const bytes = Buffer.alloc(9 * MiB + 512, 'all work and no play ');
+    await writeFile(at('source'), bytes.fill(0, 3 * MiB + 8192, 3 * MiB + 16_384));
+    await mustRun('convert', '-f', 'raw', '-O', 'qcow2', at('source'), at('plain'));
+    await mustRun('convert', '-f', 'raw', '-c', '-O', 'qcow2', '-o', option, at('source'), at('target'));
+    await mustRun('compare', '-q', '-f', 'raw', '-F', 'qcow2', at('source'), at('target'));
+    expect((await cowlab('check', '-q', at('target'))).status).toBe(0);
+    expect((await stat(at('target'))).size).toBeLessThan((await stat(at('plain'))).size / 8);
+    expect(await mustRun('map', at('target'))).toContain('compressed');
+  });
+
+  it.each(formatsWith(({ compress }) => compress === 'none'))('is refused for %s', async (format) => {
+    await makeSample(at('source'), 'raw');
+    const { status, stderr } = await cowlab('convert', '-c', '-O', format, at('source'), at('target'));
+    expect({ status, stderr }).toEqual({
+      status: 1,
+      stderr: `cowlab: -c: ${format} stores nothing compressed\n`,
+    });
+    expect(await readdir(dirname(at('source')))).toEqual(['source']);
+  });
+
+  it('is refused with -n', async () => {
+    const argv = ['convert', '-c', '-n', '--from', 'a', '-O', 'qcow2', at('source'), at('target')];
+    expect(await cowlab(...argv)).toMatchObject({
+      status: 1,
+      stderr: 'cowlab: -c: goes with a new target, not with -n\n',
+    });
+  });
+
+  it('when interrupted, ends with 130 and takes its target away', async () => {
+    await writeFile(at('source'), Buffer.alloc(256 * MiB, 'all work and no play '));
+    const others = process.listeners('SIGTERM').length;
+    const running = cowlab('convert', '-c', '-O', 'qcow2', at('source'), at('target'));
+    while (process.listeners('SIGTERM').length === others) {
+      await new Promise((resolve) => setImmediate(resolve));
+    }
+    process.listeners('SIGTERM').at(-1)?.('SIGTERM');
+    expect(await running).toMatchObject({ status: 130, stderr: 'cowlab: interrupted\n' });
+    expect(await readdir(dirname(at('source')))).toEqual(['source']);
+  });
+});
+
 describe.each(pairs)('compare %s with %s', (left, right) => {
   it('finds the first byte that differs', async () => {
     await makeSample(at('a'), left);

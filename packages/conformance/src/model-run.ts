@@ -12,11 +12,14 @@ import type { Twin } from './twin.ts';
  */
 
 export type ModelCommand =
-  | { readonly do: 'write' | 'writeZeroes' | 'discard' | 'read'; readonly at: Spot; readonly length: Spot }
+  | { readonly do: RangeCommand; readonly at: Spot; readonly length: Spot }
   | { readonly do: 'flush' | 'reopen' | 'check' | 'snapshot' | 'compact' }
   | { readonly do: 'resize'; readonly length: Spot }
   | { readonly do: 'delete' | 'apply' | 'open' | 'rename'; readonly which: number }
   | { readonly do: 'diff'; readonly which: number; readonly other: number };
+
+/** `writeCompressed` goes to the units around the range. */
+type RangeCommand = 'write' | 'writeCompressed' | 'writeZeroes' | 'discard' | 'read';
 
 /** `quarters` of a stride, and `bytes` more or less. */
 interface Spot {
@@ -51,6 +54,9 @@ function commandsFor(capabilities: Capabilities): fc.Arbitrary<ModelCommand[]> {
     { weight: 2, arbitrary: fc.record({ do: fc.constant('read' as const), ...range }) },
     { weight: 1, arbitrary: fc.record({ do: fc.constantFrom('flush' as const, 'reopen', 'check') }) },
   ];
+  const compress: fc.WeightedArbitrary<ModelCommand>[] = [
+    { weight: 5, arbitrary: fc.record({ do: fc.constant('writeCompressed' as const), ...range }) },
+  ];
   const resize: fc.WeightedArbitrary<ModelCommand>[] = [
     { weight: 1, arbitrary: fc.record({ do: fc.constant('resize' as const), length: spot(6 * strides) }) },
   ];
@@ -75,6 +81,7 @@ function commandsFor(capabilities: Capabilities): fc.Arbitrary<ModelCommand[]> {
   ];
   const all = [
     ...plain,
+    ...(capabilities.compress === 'units' ? compress : []),
     ...(capabilities.resize === 'none' ? [] : resize),
     ...(capabilities.compact === 'none' ? [] : compact),
     ...(hasSnapshots(capabilities) ? snapshots : []),
@@ -92,6 +99,12 @@ function rangeOf(twin: Twin, stride: number, at: Spot, length: Spot): [number, n
   return bytes > 0 ? [offset, bytes] : undefined;
 }
 
+function unitsAround({ size, disk }: Twin, [offset, length]: [number, number]): [number, number] {
+  const { unitBytes } = disk;
+  const start = offset - (offset % unitBytes);
+  return [start, Math.min(size, Math.ceil((offset + length) / unitBytes) * unitBytes) - start];
+}
+
 class ModelRun {
   readonly #lab: Lab;
   readonly #twin: Twin;
@@ -105,6 +118,7 @@ class ModelRun {
   async step(command: ModelCommand): Promise<void> {
     switch (command.do) {
       case 'write':
+      case 'writeCompressed':
       case 'writeZeroes':
       case 'discard':
       case 'read':
@@ -150,13 +164,10 @@ class ModelRun {
     await twin.verify(`after a resize to ${size}`);
   }
 
-  async #onRange(
-    what: 'write' | 'writeZeroes' | 'discard' | 'read',
-    range?: [number, number],
-  ): Promise<void> {
+  async #onRange(what: RangeCommand, range?: [number, number]): Promise<void> {
     if (range === undefined) return;
     const twin = this.#twin;
-    const [offset, length] = range;
+    const [offset, length] = what === 'writeCompressed' ? unitsAround(twin, range) : range;
     if (what === 'read') return twin.readAndCompare(offset, length);
     await twin[what](offset, length);
     // A little more than was touched: a neighbour that changed shows at once.

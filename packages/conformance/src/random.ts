@@ -35,13 +35,32 @@ export class Random {
  * a byte out of place shows.
  */
 export function pattern(tag: number, length: number): Uint8Array {
+  return noise(tag, length).map((byte) => byte | 1);
+}
+
+/** `length` bytes that belong to `tag`, and that nothing makes smaller. */
+export function noise(tag: number, length: number): Uint8Array {
   const bytes = new Uint8Array(length);
   let state = (Math.imul(tag + 1, 0x9e37_79b1) | 1) >>> 0;
   for (let index = 0; index < length; index++) {
     state ^= state << 13;
     state ^= state >>> 17;
     state ^= state << 5;
-    bytes[index] = (state & 0xff) | 1;
+    bytes[index] = state & 0xff;
+  }
+  return bytes;
+}
+
+/** Of every four units three are so repetitive that any compression makes them smaller; the fourth is noise. */
+export function compressible(tag: number, length: number, unitBytes: number): Uint8Array {
+  const bytes = noise(tag, length);
+  const period = 48;
+  for (let start = 0; start < length; start += unitBytes) {
+    if ((start / unitBytes) % 4 === 3) continue;
+    const unit = bytes.subarray(start, start + unitBytes);
+    for (let at = period; at < unit.length; at += period) {
+      unit.copyWithin(at, 0, Math.min(period, unit.length - at));
+    }
   }
   return bytes;
 }

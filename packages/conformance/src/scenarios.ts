@@ -1,6 +1,7 @@
 import { backing } from './groups/backing.ts';
 import { clones } from './groups/clones.ts';
 import { compaction } from './groups/compaction.ts';
+import { compression } from './groups/compression.ts';
 import { concurrency } from './groups/concurrency.ts';
 import { damage } from './groups/damage.ts';
 import { faults } from './groups/faults.ts';
@@ -26,6 +27,7 @@ export const groups: readonly ScenarioGroup[] = [
   readsAndWrites,
   zeroes,
   discard,
+  compression,
   flush,
   reopen,
   readOnly,

@@ -49,4 +49,5 @@ export interface ScenarioGroup {
 }
 
 export const hasSnapshots = (capabilities: Capabilities): boolean => capabilities.snapshots !== 'none';
+export const compresses = ({ compress }: Capabilities): boolean => compress === 'units';
 export const hasNoSnapshots = (capabilities: Capabilities): boolean => capabilities.snapshots === 'none';

@@ -10,7 +10,7 @@ import type {
 import { assertDiff } from './diff-oracle.ts';
 import { assertSameBytes } from './expect.ts';
 import type { Lab } from './lab.ts';
-import { pattern } from './random.ts';
+import { compressible, pattern } from './random.ts';
 import { ReferenceModel } from './reference-model.ts';
 
 export interface TwinParts {
@@ -55,6 +55,14 @@ export class Twin {
     const bytes = pattern(tag, length);
     await this.disk.write(offset, bytes);
     this.model.write(offset, bytes);
+  }
+
+  /** Writes whole units, most of which can be made smaller; how many bytes are stored so. */
+  async writeCompressed(offset: number, length: number, tag: number = this.#nextTag++): Promise<number> {
+    const bytes = compressible(tag, length, this.disk.unitBytes);
+    const compressed = await this.disk.writeCompressed(offset, bytes);
+    this.model.write(offset, bytes);
+    return compressed;
   }
 
   async writeZeroes(offset: number, length: number): Promise<void> {

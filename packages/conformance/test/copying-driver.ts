@@ -36,6 +36,7 @@ const capabilities: Capabilities = {
   releaseBacking: false,
   changeBacking: false,
   resize: 'grow',
+  compress: 'none',
   compact: 'none',
   repair: [],
   concurrency: 'perRange',

@@ -43,6 +43,7 @@ const capabilities: Capabilities = {
   releaseBacking: true,
   changeBacking: true,
   resize: 'none',
+  compress: 'none',
   compact: 'none',
   repair: [],
   concurrency: 'perRange',

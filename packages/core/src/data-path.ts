@@ -8,6 +8,7 @@ import type { DriverImage, Extent, Placement, ResolvedExtent } from './driver.ts
  *   write   map → owned data: overwrite in place
  *               → anything else: reserve → fill head and tail from the old state → one write → commit
  *   zero    whole units: unmap; the partial ones at the edges: written zeros, where they are not zero yet
+ *   write compressed   whole units to the driver, which stores those that get smaller → the others as a write
  *
  * The first extent that answers for the whole request without waiting is the hot path, and returns without a
  * promise. Everything else falls through to an async function that goes on from where the hot path stood.
@@ -246,6 +247,21 @@ async function readsAsZeros(image: DriverImage, offset: number, length: number):
     done += extent.length;
   }
   return true;
+}
+
+/** Stores units in compressed form, those that get no smaller as they are; how many bytes are stored compressed. */
+export async function writeCompressedBytes(
+  image: DriverImage,
+  offset: number,
+  source: Uint8Array,
+): Promise<number> {
+  if (image.writeCompressed === undefined) throw new TypeError('the image stores nothing compressed');
+  let compressed = source.length;
+  for (const { offset: at, length } of await image.writeCompressed(offset, source)) {
+    await writeBytes(image, at, source.subarray(at - offset, at - offset + length));
+    compressed -= length;
+  }
+  return compressed;
 }
 
 /** Makes the range read as zeros. Partial units at the edges are written, unless `mode` lets them be (`discard`). */

@@ -1,6 +1,14 @@
 import type { Awaitable } from './awaitable.ts';
-import { isOwned, readBytes, resolveExtent, unmapBytes, writeBytes } from './data-path.ts';
+import {
+  isOwned,
+  readBytes,
+  resolveExtent,
+  unmapBytes,
+  writeBytes,
+  writeCompressedBytes,
+} from './data-path.ts';
 import { DiskSnapshots } from './disk-snapshots.ts';
+import { type DiskExtent, holesAsZeros, joinedExtents } from './disk-extents.ts';
 import type {
   Backing,
   BackingReference,
@@ -26,7 +34,7 @@ import {
   type PopulateTally,
   readAndKeep,
 } from './populate.ts';
-import { assertNewSize, assertRange } from './ranges.ts';
+import { assertNewSize, assertRange, assertUnits, unitsAround } from './ranges.ts';
 import { type Hold, RangeLock } from './range-lock.ts';
 import { type BackingOpener, rebaseImage, type RebaseOptions, type RebaseReport } from './rebase.ts';
 
@@ -35,23 +43,12 @@ import { type BackingOpener, rebaseImage, type RebaseOptions, type RebaseReport 
  * once: validation, the state (open, closing, closed), read-only, and the order of requests.
  *
  * Order of requests. `read` holds its bytes shared, `write` its bytes exclusively, rounded to allocation units
- * when it will reserve some, `writeZeroes` and `discard` their units. Snapshot operations, resize, compact, check and
+ * when it will reserve some, `writeCompressed`, `writeZeroes` and `discard` their units. Snapshot operations, resize, compact, check and
  * close hold everything, here and in the snapshots that are open as disks. `flush` and `info` hold a place past the
  * end of any disk, shared: they run beside requests and beside each other, but not beside those that hold everything.
  * `populate`, and a read that copies, hold units as a write does, some at a time. A driver that is `serial` gets one
  * request at a time. A request that finishes without waiting never enters the lock (see range-lock.ts).
  */
-
-/** A run of guest bytes in the answer of {@link Disk.extents}. */
-export interface DiskExtent {
-  readonly offset: number;
-  readonly length: number;
-  readonly kind: 'data' | 'zero' | 'encoded';
-  /** Which image of the chain answers: 0 this one, 1 its backing, … */
-  readonly depth: number;
-  /** Whether some image of the chain has these bytes, or says that they are zeros. */
-  readonly allocated: boolean;
-}
 
 /** What only some disks have. */
 export interface DiskExtras {
@@ -112,7 +109,7 @@ export class Disk implements Backing, AsyncDisposable {
       driver,
       image,
       beside: (run) => this.#ordered(BESIDE, EVERYTHING, false, run),
-      onUnits: (start, end, run) => this.#ordered(...this.#units(start, end), true, run),
+      onUnits: (start, end, run) => this.#ordered(...unitsAround(this.image, start, end), true, run),
       exclusively: (run, signal) => this.#exclusively(run, signal),
       assertOpen: () => this.#assertOpen(),
     });
@@ -143,7 +140,7 @@ export class Disk implements Backing, AsyncDisposable {
   /** Fills `target` from `offset`. Throws RangeError outside the disk; may throw at once or reject. */
   read(offset: number, target: Uint8Array): Awaitable<void> {
     this.#assertOpen();
-    this.#assertRange(offset, target.length);
+    assertRange(offset, target.length, this.size);
     if (target.length === 0) return;
     const end = offset + target.length;
     if (this.#copied !== undefined && this.#mayAskBacking(offset, target.length)) {
@@ -152,7 +149,7 @@ export class Disk implements Backing, AsyncDisposable {
     if (this.#locks.busy) {
       return this.#ordered(offset, end, false, () => {
         // Whoever waits may wait for a resize.
-        this.#assertRange(offset, target.length);
+        assertRange(offset, target.length, this.size);
         return readBytes(this.image, offset, target);
       });
     }
@@ -163,12 +160,34 @@ export class Disk implements Backing, AsyncDisposable {
   /** Writes all of `source` at `offset`. It is durable after the next `flush`. */
   write(offset: number, source: Uint8Array): Awaitable<void> {
     this.#assertWritable();
-    this.#assertRange(offset, source.length);
+    assertRange(offset, source.length, this.size);
     if (source.length === 0) return;
     const end = offset + source.length;
     if (this.#locks.busy) return this.#writeInTurn(offset, source);
     const pending = writeBytes(this.image, offset, source);
     if (pending !== undefined) return this.#holding(...this.#writeRange(offset, end), true, pending);
+  }
+
+  /** What compressed writes are here: `none` is possible, some units may be written so, or all of them have to be. */
+  get compression(): 'none' | 'optional' | 'only' {
+    if (this.image.writeCompressed === undefined) return 'none';
+    return this.image.compressedOnly === true ? 'only' : 'optional';
+  }
+
+  /**
+   * Writes whole units (the last one may end with the disk) in compressed form; one that gets no smaller by it is written
+   * as `write` does. Where `compression` is `only`, each unit can be written once, in the order of the disk. Resolves to the
+   * number of bytes that are stored compressed. Rejects with RangeError for parts of units, `ERR_UNSUPPORTED`.
+   */
+  async writeCompressed(offset: number, source: Uint8Array): Promise<number> {
+    this.#assertWritable();
+    if (this.compression === 'none') throw this.#unsupported('store units compressed');
+    assertUnits(this.image, offset, source.length);
+    if (source.length === 0) return 0;
+    return this.#ordered(...unitsAround(this.image, offset, offset + source.length), true, () => {
+      assertUnits(this.image, offset, source.length);
+      return writeCompressedBytes(this.image, offset, source);
+    });
   }
 
   /** Makes the range read as zeros, without writing them where the format can. */
@@ -207,7 +226,7 @@ export class Disk implements Backing, AsyncDisposable {
     options: PopulateOptions = {},
   ): Promise<PopulateReport> {
     this.#assertWritable();
-    this.#assertRange(offset, length);
+    assertRange(offset, length, this.size);
     return this.#local.populate(offset, length, options);
   }
 
@@ -244,24 +263,13 @@ export class Disk implements Backing, AsyncDisposable {
   /** The extents of a range, in order, without gaps, neighbours of one kind and depth joined. */
   async *extents(offset = 0, length: number = this.size - offset): AsyncGenerator<DiskExtent> {
     this.#assertOpen();
-    this.#assertRange(offset, length);
-    let current: DiskExtent | undefined;
-    for (let at = offset; at < offset + length; ) {
-      const { kind, length: part, depth, allocated } = await this.#describe(at, offset + length - at);
-      if (current?.kind === kind && current.depth === depth && current.allocated === allocated) {
-        current = { ...current, length: current.length + part };
-      } else {
-        if (current !== undefined) yield current;
-        current = { offset: at, length: part, kind, depth, allocated };
-      }
-      at += part;
-    }
-    if (current !== undefined) yield current;
+    assertRange(offset, length, this.size);
+    yield* joinedExtents(offset, length, (at, rest) => this.#describe(at, rest));
   }
 
   async resolve(offset: number, length: number): Promise<ResolvedExtent> {
     this.#assertOpen();
-    this.#assertRange(offset, length);
+    assertRange(offset, length, this.size);
     return resolveExtent(this.image, offset, length);
   }
 
@@ -343,11 +351,11 @@ export class Disk implements Backing, AsyncDisposable {
 
   #unmap(offset: number, length: number, mode: 'discard' | 'zero'): Awaitable<void> {
     this.#assertWritable();
-    this.#assertRange(offset, length);
+    assertRange(offset, length, this.size);
     if (length === 0) return;
-    const [start, end] = this.#units(offset, offset + length);
+    const [start, end] = unitsAround(this.image, offset, offset + length);
     return this.#ordered(start, end, true, () => {
-      this.#assertRange(offset, length);
+      assertRange(offset, length, this.size);
       return unmapBytes(this.image, offset, length, mode);
     });
   }
@@ -357,13 +365,8 @@ export class Disk implements Backing, AsyncDisposable {
     try {
       // The generator may have rested while the disk was closed or resized.
       this.#assertOpen();
-      this.#assertRange(offset, length);
-      const extent = await resolveExtent(this.image, offset, length);
-      if (extent.storage === undefined || extent.hostOffset === undefined) return extent;
-      const status = await extent.storage.status(extent.hostOffset, extent.length);
-      return status.data
-        ? { ...extent, length: status.length }
-        : { kind: 'zero', length: status.length, depth: extent.depth, allocated: extent.allocated };
+      assertRange(offset, length, this.size);
+      return await holesAsZeros(await resolveExtent(this.image, offset, length));
     } finally {
       this.#locks.release(hold);
     }
@@ -371,8 +374,8 @@ export class Disk implements Backing, AsyncDisposable {
 
   /** Whoever reads waits until the copy is written: the next read of these bytes finds it, and so does a close. */
   #readAndKeep(offset: number, target: Uint8Array, copied: PopulateTally): Promise<void> {
-    return this.#ordered(...this.#units(offset, offset + target.length), true, async () => {
-      this.#assertRange(offset, target.length);
+    return this.#ordered(...unitsAround(this.image, offset, offset + target.length), true, async () => {
+      assertRange(offset, target.length, this.size);
       const failure = await readAndKeep(this.image, offset, target, copied);
       if (failure !== undefined) this.#failedCopies++;
     });
@@ -399,9 +402,10 @@ export class Disk implements Backing, AsyncDisposable {
 
   async #writeInTurn(offset: number, source: Uint8Array): Promise<void> {
     const end = offset + source.length;
-    const hold = this.#holdInPlace(offset, end) ?? (await this.#acquire(...this.#units(offset, end), true));
+    const hold =
+      this.#holdInPlace(offset, end) ?? (await this.#acquire(...unitsAround(this.image, offset, end), true));
     try {
-      this.#assertRange(offset, source.length);
+      assertRange(offset, source.length, this.size);
       await writeBytes(this.image, offset, source);
     } finally {
       this.#locks.release(hold);
@@ -434,7 +438,9 @@ export class Disk implements Backing, AsyncDisposable {
 
   /** In place, a write needs its own bytes only; else the whole units that it fills. */
   #writeRange(start: number, end: number): [number, number] {
-    return isOwned(this.image, start, end - start) === true ? [start, end] : this.#units(start, end);
+    return isOwned(this.image, start, end - start) === true
+      ? [start, end]
+      : unitsAround(this.image, start, end);
   }
 
   /** Alone. What was called before `close` still has its turn: close waits in the same queue. */
@@ -463,16 +469,6 @@ export class Disk implements Backing, AsyncDisposable {
     return this.#serial
       ? this.#locks.acquire(0, EVERYTHING, true)
       : this.#locks.acquire(start, end, exclusive);
-  }
-
-  /** What a request holds that reserves or unmaps. */
-  #units(start: number, end: number): [number, number] {
-    const unit = this.image.reserveBytes ?? this.image.unitBytes;
-    return [start - (start % unit), Math.ceil(end / unit) * unit];
-  }
-
-  #assertRange(offset: number, length: number): void {
-    assertRange(offset, length, this.image.size);
   }
 
   #assertOpen(): void {

@@ -105,11 +105,14 @@ export interface LongCallOptions {
   readonly onProgress?: (progress: Progress) => void;
 }
 
-/** A run of guest bytes that may differ between two states. */
-export interface DiffExtent {
+/** A run of guest bytes. */
+export interface GuestRange {
   readonly offset: number;
   readonly length: number;
 }
+
+/** A run of guest bytes that may differ between two states. */
+export type DiffExtent = GuestRange;
 
 /** A part of the answer to `diff`. */
 export interface DiffBatch {
@@ -230,6 +233,19 @@ export interface DriverImage {
   commit(placement: Placement): Awaitable<void>;
   /** The bytes did not arrive: give the space back. */
   abort(placement: Placement): void;
+  /**
+   * Present when this image can store units in compressed form (see `capabilities.compress`). `source` is whole units, or
+   * reaches the end of the disk. Stores those that get smaller by it, visible as after a `commit`, and returns the others,
+   * in rising order, as they were: core writes them as any other bytes. What it throws after, it may have stored in part,
+   * whole units each. May be called again before it is done, for other units.
+   */
+  writeCompressed?(offset: number, source: Uint8Array): Awaitable<readonly GuestRange[]>;
+  /**
+   * True for an image that is being written as a stream: it takes compressed writes only, each unit once, in the order
+   * of the disk, and leaves none of them over; what was left out reads as zeros. Other changes reject with
+   * `ERR_UNSUPPORTED`, and so does a write behind the last one.
+   */
+  readonly compressedOnly?: boolean;
   /** The range reads as zeros from now on. `discard` frees its space; `zero` may keep it. */
   unmap(offset: number, length: number, mode: 'discard' | 'zero'): Awaitable<void>;
   /** Makes everything visible now durable, in crash-safe order. */
@@ -287,6 +303,11 @@ export interface Capabilities {
   /** An image can be given another backing, or none, in place of the one it has. */
   readonly changeBacking: boolean;
   readonly resize: 'none' | 'grow' | 'both';
+  /**
+   * `units`: any unit of any image can be stored in compressed form. `streams`: images that are created as streams have
+   * all their units in that form, others none.
+   */
+  readonly compress: 'none' | 'units' | 'streams';
   /** `trim`: free space at the end of the file can be given back. `move`: and data moved, to make it free. */
   readonly compact: 'none' | 'trim' | 'move';
   /** What `check` can repair. */

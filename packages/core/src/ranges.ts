@@ -1,4 +1,4 @@
-import type { Capabilities } from './driver.ts';
+import type { Capabilities, DriverImage } from './driver.ts';
 import { CowlabError } from './errors.ts';
 
 /** Throws `RangeError` unless the range lies on a disk of so many bytes. */
@@ -26,4 +26,18 @@ export function assertNewSize(size: number, { sizeMultiple, maxSize }: Capabilit
     field: 'size',
     value: size,
   });
+}
+
+/** Throws RangeError unless the range lies on the disk and is whole units; the last one may end with the disk. */
+export function assertUnits({ size, unitBytes }: DriverImage, offset: number, length: number): void {
+  assertRange(offset, length, size);
+  const end = offset + length;
+  if (offset % unitBytes === 0 && (end % unitBytes === 0 || end === size)) return;
+  throw new RangeError(`bytes ${offset} to ${end} are no whole units of ${unitBytes} bytes`);
+}
+
+/** What a request holds that reserves or unmaps: the units around its range. */
+export function unitsAround(image: DriverImage, start: number, end: number): [number, number] {
+  const unit = image.reserveBytes ?? image.unitBytes;
+  return [start - (start % unit), Math.ceil(end / unit) * unit];
 }

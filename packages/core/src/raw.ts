@@ -28,6 +28,7 @@ const capabilities: Capabilities = {
   releaseBacking: false,
   changeBacking: false,
   resize: 'both',
+  compress: 'none',
   compact: 'none',
   repair: [],
   concurrency: 'perRange',

@@ -35,6 +35,7 @@ export const capabilities: Capabilities = {
   releaseBacking: false,
   changeBacking: false,
   resize: 'both',
+  compress: 'none',
   compact: 'none',
   repair: [],
   concurrency: 'perRange',

@@ -56,6 +56,7 @@ const capabilities: Capabilities = {
   releaseBacking: true,
   changeBacking: true,
   resize: 'both',
+  compress: 'none',
   compact: 'move',
   repair: ['leaks', 'all'],
   concurrency: 'perRange',

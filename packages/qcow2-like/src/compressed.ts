@@ -1,11 +1,10 @@
-import { constants, inflateRawSync } from 'node:zlib';
 import { type Awaitable, andThen, corrupt } from '@cowlab/core';
 import { compressedPlace } from './entries.ts';
 import type { ImageFile } from './image-file.ts';
 
 /*
- * Compressed clusters are read, never written: a raw deflate stream that ends somewhere in its last sector.
- * The last decoded cluster is kept, so that small sequential reads decode each cluster once.
+ * Reading compressed clusters: a stream that ends somewhere in its last sector (codecs.ts; compressed-writes.ts has how
+ * they are written). The last decoded cluster is kept, so that small sequential reads decode each cluster once.
  */
 export class CompressedClusters {
   readonly #file: ImageFile;
@@ -27,7 +26,7 @@ export class CompressedClusters {
     if (this.#last !== undefined && this.#lastOffset === offset) return copy(this.#last);
     const stored = new Uint8Array(Math.min(end, this.#file.storage.size()) - offset);
     return andThen(this.#file.storage.read(offset, stored), () => {
-      const cluster = this.#inflate(stored, offset);
+      const cluster = this.#decode(stored, offset);
       this.#lastOffset = offset;
       this.#last = cluster;
       copy(cluster);
@@ -39,18 +38,17 @@ export class CompressedClusters {
     this.#last = undefined;
   }
 
-  #inflate(stored: Uint8Array, offset: number): Uint8Array {
-    const { clusterBytes } = this.#file.geometry;
-    const options = { maxOutputLength: clusterBytes, finishFlush: constants.Z_SYNC_FLUSH };
+  #decode(stored: Uint8Array, offset: number): Uint8Array {
+    const { geometry, codec } = this.#file;
     let cluster: Uint8Array;
     try {
-      cluster = inflateRawSync(stored, options);
+      cluster = codec.decode(stored, geometry.clusterBytes);
     } catch (error) {
       const reason = error instanceof Error ? error.message : String(error);
       throw corrupt(this.#file.name, 'l2_table.compressed_cluster', reason, { offset });
     }
-    if (cluster.length === clusterBytes) return cluster;
-    const problem = `decodes to ${cluster.length} bytes, a cluster has ${clusterBytes}`;
+    if (cluster.length === geometry.clusterBytes) return cluster;
+    const problem = `decodes to ${cluster.length} bytes, a cluster has ${geometry.clusterBytes}`;
     throw corrupt(this.#file.name, 'l2_table.compressed_cluster', problem, { offset });
   }
 }

@@ -51,6 +51,7 @@ const capabilities: Capabilities = {
   releaseBacking: true,
   changeBacking: true,
   resize: 'both',
+  compress: 'units',
   compact: 'none',
   repair: ['leaks', 'all'],
   concurrency: 'perRange',
@@ -81,6 +82,12 @@ const options: OptionTable = {
     choices: ['off', 'metadata'],
     default: 'off',
     help: 'metadata: every cluster gets its place now, its bytes are a hole until they are written',
+  },
+  compression_type: {
+    type: 'choice',
+    choices: ['zlib', 'zstd'],
+    default: 'zlib',
+    help: 'how clusters are compressed, where they are; zstd needs compat=1.1',
   },
   lazy_refcounts: {
     type: 'boolean',
@@ -135,6 +142,9 @@ function newHeader({ options: given, backing }: CreateRequest): Header {
     throw invalidOption('refcount_bits', refcountBits, '16, as compat=0.10 has it');
   if (version === 2 && lazyRefcounts)
     throw invalidOption('lazy_refcounts', true, 'possible with compat=0.10');
+  const compressionType = given.compression_type === 'zstd' ? 'zstd' : 'zlib';
+  if (version === 2 && compressionType === 'zstd')
+    throw invalidOption('compression_type', 'zstd', 'possible with compat=0.10');
   return {
     version,
     clusterBits: Math.log2(clusterBytes),
@@ -150,6 +160,7 @@ function newHeader({ options: given, backing }: CreateRequest): Header {
     lazyRefcounts,
     autoclear: 0n,
     refcountBits,
+    compressionType,
     nextSnapshotId: 1,
     ...(backing && { backing }),
   };

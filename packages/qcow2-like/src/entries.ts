@@ -45,6 +45,24 @@ export interface CompressedPlace {
   readonly end: number;
 }
 
+/** The last offset that a descriptor can name. */
+export function maxCompressedOffset(clusterBits: number): number {
+  return 2 ** (70 - clusterBits) - 1;
+}
+
+/** Writes the descriptor of `bytes` compressed bytes at `offset`, fewer than a cluster has. */
+export function setCompressedEntry(
+  view: DataView,
+  index: number,
+  { offset, bytes }: { readonly offset: number; readonly bytes: number },
+  clusterBits: number,
+): void {
+  const sectors = Math.floor((offset + bytes - 1) / 512) - Math.floor(offset / 512);
+  const hi = sectors * 2 ** (70 - clusterBits - 32) + Math.floor(offset / two32);
+  view.setUint32(index * 8, (compressedFlag | hi) >>> 0);
+  view.setUint32(index * 8 + 4, offset % two32);
+}
+
 /** Decodes a compressed cluster descriptor; the number of its offset bits depends on the cluster size. */
 export function compressedPlace(hi: number, lo: number, clusterBits: number): CompressedPlace {
   const offsetBitsHi = 70 - clusterBits - 32;

@@ -1,4 +1,5 @@
 import { type Awaitable, CowlabError, type Purpose, type Storage, viewOf, writeU64BE } from '@cowlab/core';
+import { type Codec, codecOf } from './codecs.ts';
 import type { Guard, Structure } from './guard.ts';
 import { type HeaderChange, rewriteHeader } from './header-area.ts';
 import {
@@ -20,14 +21,17 @@ import {
 export class ImageFile {
   readonly storage: Storage;
   readonly geometry: Geometry;
+  /** How compressed clusters are read and written. */
+  readonly codec: Codec;
   header: Header;
   /** What watches over metadata while the image is open for writing. */
   guard: Guard | undefined;
   #page: Uint8Array;
 
-  constructor(storage: Storage, header: Header, page: Uint8Array) {
+  private constructor(storage: Storage, header: Header, codec: Codec, page: Uint8Array) {
     this.storage = storage;
     this.header = header;
+    this.codec = codec;
     this.geometry = geometryOf(header.clusterBits, header.refcountBits);
     this.#page = page;
   }
@@ -38,11 +42,8 @@ export class ImageFile {
     await storage.read(0, page, 'header');
     const area = new Uint8Array(Math.min(headerAreaBytes(page, storage.name), storage.size()));
     await storage.read(0, area, 'header');
-    return new ImageFile(
-      storage,
-      decodeHeader(area, storage.size(), storage.name),
-      area.slice(0, sectorBytes),
-    );
+    const header = decodeHeader(area, storage.size(), storage.name);
+    return new ImageFile(storage, header, await codecOf(header.compressionType), area.slice(0, sectorBytes));
   }
 
   get name(): string {

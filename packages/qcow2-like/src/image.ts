@@ -9,6 +9,7 @@ import {
   type DriverImage,
   type DriverSnapshots,
   type Extent,
+  type GuestRange,
   type ImageInfo,
   type ImageStats,
   type LongCallOptions,
@@ -16,6 +17,7 @@ import {
 } from '@cowlab/core';
 import { checkImage } from './check.ts';
 import { CompressedClusters } from './compressed.ts';
+import { CompressedWrites } from './compressed-writes.ts';
 import { isFatal } from './corruption.ts';
 import { type BackingSlot, Extents } from './extents.ts';
 import { assertBackingFits } from './header-area.ts';
@@ -31,6 +33,7 @@ import type { SnapshotTable } from './snapshot-table.ts';
  * One opened image. The order in which changes reach the disk; «flush» is the storage's:
  *
  *   guest write     data in place, or into clusters that are free; the rest of this changes memory only
+ *   compressed      the same: into space that is free, maybe behind other compressed bytes (compressed-writes.ts)
  *   flush           1  refcount blocks; new ones «flush» before the refcount table points to them
  *                      new L2 tables, and copies of shared ones: nothing points to them yet
  *                      «flush»       data, counts and new tables are durable
@@ -78,6 +81,8 @@ interface SnapshotView {
 export class Qcow2Image implements DriverImage {
   readonly unitBytes: number;
   readonly snapshots: DriverSnapshots;
+  /** Absent where nothing can be written. */
+  readonly writeCompressed?: (offset: number, source: Uint8Array) => Awaitable<readonly GuestRange[]>;
   readonly #parts: ImageParts;
   readonly #extents: Extents;
   readonly #compressed: CompressedClusters;
@@ -93,6 +98,11 @@ export class Qcow2Image implements DriverImage {
     this.#compressed = new CompressedClusters(file);
     this.#extents = new Extents(file, mapping, this.#compressed, backing, metadata !== undefined);
     this.#reservations = metadata && new Reservations(metadata, backing, this.#extents);
+    if (metadata !== undefined && this.#reservations !== undefined) {
+      const writes = new CompressedWrites(metadata, this.#reservations);
+      this.writeCompressed = (offset, source) =>
+        this.#watched(() => writes.write(offset, source).finally(() => this.#compressed.reset()));
+    }
     this.snapshots = new Qcow2Snapshots(
       parts,
       (viewParts, size) => new Qcow2Image(viewParts, { size, of: this }),
@@ -182,6 +192,7 @@ export class Qcow2Image implements DriverImage {
         compat: header.version === 3 ? '1.1' : '0.10',
         'cluster size': geometry.clusterBytes,
         'refcount bits': geometry.refcountBits,
+        'compression type': header.compressionType,
         'lazy refcounts': header.lazyRefcounts,
         corrupt: header.damaged,
         snapshots: header.snapshotCount,

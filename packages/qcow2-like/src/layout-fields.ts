@@ -14,7 +14,12 @@ export const headerFields = {
   refcount_table_clusters: { at: 56, bytes: 4, meaning: '', valid: '1 cluster … 8 MiB' },
   nb_snapshots: { at: 60, bytes: 4, meaning: '', valid: '0 … 65,536' },
   snapshots_offset: { at: 64, bytes: 8, meaning: '', valid: 'aligned, inside the file' },
-  incompatible_features: { at: 72, bytes: 8, meaning: 'bit 0 dirty, bit 1 corrupt', valid: 'these two bits' },
+  incompatible_features: {
+    at: 72,
+    bytes: 8,
+    meaning: 'bit 0 dirty, bit 1 corrupt, bit 3 compression type',
+    valid: 'these bits',
+  },
   compatible_features: { at: 80, bytes: 8, meaning: 'bit 0 lazy refcounts', valid: 'any' },
   autoclear_features: {
     at: 88,
@@ -28,7 +33,7 @@ export const headerFields = {
     at: 104,
     bytes: 1,
     meaning: 'only where header_length is larger than 104',
-    valid: '0 (deflate)',
+    valid: '0 (deflate), 1 (zstd; exactly with incompatible bit 3)',
   },
 } as const;
 

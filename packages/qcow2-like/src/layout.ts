@@ -29,6 +29,7 @@ export const writtenHeaderBytes = 112;
 
 const incompatibleDirty = 1n;
 const incompatibleCorrupt = 2n;
+const incompatibleCompression = 8n;
 const incompatibleNames: readonly string[] = [
   'dirty',
   'corrupt',
@@ -46,6 +47,10 @@ const extensionEncryption = 0x0537be77;
 const extensionDataFile = 0x44415441;
 /** Ours, "COWL": the next snapshot id, so that an id is never given twice. Others ignore and keep it. */
 export const extensionNextSnapshotId = 0x434f574c;
+
+/** By their numbers in the header. */
+const compressionTypes = ['zlib', 'zstd'] as const;
+export type CompressionType = (typeof compressionTypes)[number];
 
 interface BitmapsPointer {
   readonly count: number;
@@ -71,6 +76,7 @@ export interface Header {
   readonly lazyRefcounts: boolean;
   readonly autoclear: bigint;
   readonly refcountBits: number;
+  readonly compressionType: CompressionType;
   readonly backing?: { readonly file: string; readonly format?: string };
   readonly bitmaps?: BitmapsPointer;
   /** From our own extension; absent in images that others made. */
@@ -179,6 +185,7 @@ export function decodeHeader(area: Uint8Array, fileBytes: number, file: string):
     lazyRefcounts: (features.compatible & compatibleLazyRefcounts) !== 0n,
     autoclear: features.autoclear,
     refcountBits: features.refcountBits,
+    compressionType: features.compressionType,
     ...(backing === undefined ? {} : { backing }),
     ...extensions.kept,
   };
@@ -201,6 +208,7 @@ interface Features {
   readonly compatible: bigint;
   readonly autoclear: bigint;
   readonly refcountBits: number;
+  readonly compressionType: CompressionType;
   readonly headerBytes: number;
 }
 
@@ -209,6 +217,7 @@ const v2Features: Features = {
   compatible: 0n,
   autoclear: 0n,
   refcountBits: 16,
+  compressionType: 'zlib',
   headerBytes: v2HeaderBytes,
 };
 
@@ -219,13 +228,8 @@ function decodeFeatures(view: DataView, file: string): Features {
     throw corrupt(file, 'header.header_length', `${headerBytes} bytes`, { value: headerBytes });
   }
   const incompatible = view.getBigUint64(fields.incompatible_features.at);
-  if (headerBytes > 104 && view.getUint8(fields.compression_type.at) !== 0) {
-    const type = view.getUint8(fields.compression_type.at);
-    throw unsupported(file, 'header.compression_type', `compression type ${type === 1 ? 'zstd' : type}`, {
-      value: type,
-    });
-  }
-  const unknown = incompatible & ~(incompatibleDirty | incompatibleCorrupt);
+  const known = incompatibleDirty | incompatibleCorrupt | incompatibleCompression;
+  const unknown = incompatible & ~known;
   if (unknown !== 0n) {
     const bit = unknown.toString(2).length - 1;
     const name = incompatibleNames[bit] ?? 'unknown';
@@ -240,8 +244,26 @@ function decodeFeatures(view: DataView, file: string): Features {
     compatible: view.getBigUint64(fields.compatible_features.at),
     autoclear: view.getBigUint64(fields.autoclear_features.at),
     refcountBits: 2 ** order,
+    compressionType: decodeCompressionType(view, headerBytes, incompatible, file),
     headerBytes,
   };
+}
+
+/** The feature bit keeps out those who know deflate only: it is set exactly where another type is. */
+function decodeCompressionType(
+  view: DataView,
+  headerBytes: number,
+  incompatible: bigint,
+  file: string,
+): CompressionType {
+  const value = headerBytes > v3HeaderBytes ? view.getUint8(fields.compression_type.at) : 0;
+  const type = compressionTypes[value];
+  if (type === undefined)
+    throw unsupported(file, 'header.compression_type', `compression type ${value}`, { value });
+  const hasBit = (incompatible & incompatibleCompression) !== 0n;
+  if (hasBit === (type !== 'zlib')) return type;
+  const problem = `${type}, but the incompatible feature bit is ${hasBit ? 'set' : 'not set'}`;
+  throw corrupt(file, 'header.compression_type', problem, { value });
 }
 
 interface Extensions {
@@ -406,6 +428,10 @@ export function encodeHeader(header: Header): Uint8Array | undefined {
   const { version, dirty: _dirty, damaged: _damaged, autoclear: _autoclear, ...patch } = header;
   patchHeader(bytes, patch);
   if (version === 3) {
+    if (header.compressionType !== 'zlib') {
+      view.setBigUint64(fields.incompatible_features.at, incompatibleCompression);
+      view.setUint8(fields.compression_type.at, compressionTypes.indexOf(header.compressionType));
+    }
     view.setBigUint64(fields.compatible_features.at, header.lazyRefcounts ? compatibleLazyRefcounts : 0n);
     view.setUint32(fields.refcount_order.at, Math.log2(header.refcountBits));
     view.setUint32(fields.header_length.at, writtenHeaderBytes);

@@ -113,7 +113,7 @@ export class Metadata {
     if ((hi & compressedFlag) !== 0) {
       const { offset, end } = compressedPlace(hi, lo, this.file.header.clusterBits);
       const first = Math.floor(offset / clusterBytes);
-      this.refcounts.release(first, Math.ceil(end / clusterBytes) - first, false);
+      this.refcounts.release(first, Math.ceil(end / clusterBytes) - first, discard);
       return;
     }
     const hostOffset = hostOffsetOf(hi, lo & ~zeroFlag);

@@ -51,6 +51,8 @@ export class Refcounts {
   #freed: ClusterRun[] = [];
   /** No cluster below is free. */
   #firstFree = 0;
+  /** A cluster that packing.ts goes on filling; -1 as soon as it is free. */
+  filling = -1;
 
   private constructor(file: ImageFile, table: Uint8Array, budgetBytes: number) {
     this.#file = file;
@@ -95,6 +97,7 @@ export class Refcounts {
     this.#releasedClusters = 0;
     this.#freed = [];
     this.#firstFree = 0;
+    this.filling = -1;
     this.cache.reset();
   }
 
@@ -324,6 +327,7 @@ export class Refcounts {
 
   #noteFree(cluster: number): void {
     if (cluster < this.#firstFree) this.#firstFree = cluster;
+    if (cluster === this.filling) this.filling = -1;
     const last = this.#freed.at(-1);
     if (last !== undefined && last.first + last.count === cluster) {
       this.#freed[this.#freed.length - 1] = { first: last.first, count: last.count + 1 };

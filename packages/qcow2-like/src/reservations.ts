@@ -93,11 +93,11 @@ export class Reservations {
       this.#metadata.file.guard?.assertFree(kept.first * this.#clusterBytes, kept.count * this.#clusterBytes);
       return new Qcow2Placement(storage, this.#clusterBytes, kept, request, true);
     }
-    this.#requireSound(table.view, index);
+    this.requireSound(table.view, index);
     this.#requireFree(table.view, index, index + wanted);
     let count = 1;
     while (count < wanted && !isOwned(table.view, index + count)) {
-      this.#requireSound(table.view, index + count);
+      this.requireSound(table.view, index + count);
       count += 1;
     }
     return andThen(
@@ -114,8 +114,8 @@ export class Reservations {
     }
   }
 
-  /** An entry that is about to be replaced must name clusters that can be given back. */
-  #requireSound(view: DataView, index: number): void {
+  /** An entry that is about to be replaced must name clusters that can be given back. Throws `ERR_CORRUPT`. */
+  requireSound(view: DataView, index: number): void {
     const hi = view.getUint32(index * 8);
     if (
       (hi & compressedFlag) !== 0 ||
@@ -205,7 +205,7 @@ export class Reservations {
     guestOffset: number,
     mode: 'discard' | 'zero',
   ): ZeroedEntry | undefined {
-    if (view !== undefined) this.#requireSound(view, index);
+    if (view !== undefined) this.requireSound(view, index);
     const hi = view?.getUint32(index * 8) ?? 0;
     const lo = view?.getUint32(index * 8 + 4) ?? 0;
     const shows = this.#showsBacking(guestOffset);

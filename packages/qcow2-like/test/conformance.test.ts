@@ -7,6 +7,7 @@ describe.each([
   { cluster_size: 512, refcount_bits: 8 },
   { cluster_size: 4096, lazy_refcounts: true },
   { cluster_size: 4096, compat: '0.10' },
+  { cluster_size: 4096, compression_type: 'zstd' },
 ])('with options %o', (options) => {
   conformance({ driver: qcow2, options, judge: { format: 'qcow2' } });
 });

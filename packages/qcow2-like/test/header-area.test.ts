@@ -26,6 +26,7 @@ const plain: Header = {
   lazyRefcounts: false,
   autoclear: 0n,
   refcountBits: 16,
+  compressionType: 'zlib',
   nextSnapshotId: 7,
 };
 

@@ -1,7 +1,13 @@
 // The header and the tables as bytes: a round trip, the smallest and largest values, one step beyond.
 
 import { describe, expect, it } from 'vitest';
-import { compressedPlace, hostOffsetOf, setEntry } from '../src/entries.ts';
+import {
+  compressedPlace,
+  hostOffsetOf,
+  maxCompressedOffset,
+  setCompressedEntry,
+  setEntry,
+} from '../src/entries.ts';
 import { decodeHeader, encodeHeader, type Header, maxBackingNameBytes } from '../src/layout.ts';
 import { refcountWidth } from '../src/refcount-width.ts';
 import {
@@ -26,6 +32,7 @@ const plain: Header = {
   lazyRefcounts: false,
   autoclear: 0n,
   refcountBits: 16,
+  compressionType: 'zlib',
   nextSnapshotId: 1,
 };
 const FILE_BYTES = 2 ** 40;
@@ -48,6 +55,7 @@ describe('the header', () => {
     ['counts of one bit', { refcountBits: 1 }],
     ['counts of 64 bits', { refcountBits: 64 }],
     ['lazy refcounts', { lazyRefcounts: true }],
+    ['zstd', { compressionType: 'zstd' }],
     ['snapshots', { snapshotCount: 65536, snapshotTableOffset: 0x50000, nextSnapshotId: 2 ** 53 - 1 }],
     ['a backing file', { backing: { file: 'base.raw' } }],
     ['a backing file with its format', { backing: { file: 'ü/base.qcow2', format: 'qcow2' } }],
@@ -95,6 +103,20 @@ describe('a table entry', () => {
     [21, 0x4002_0000, 512, 512, 2048 - 512],
   ])('of compressed data in clusters of 2^%d bytes says where they are', (bits, hi, lo, offset, end) => {
     expect(compressedPlace(hi, lo, bits)).toEqual({ offset, end });
+  });
+
+  it.each([
+    [16, 0, 1],
+    [16, 513, 65_535],
+    [16, maxCompressedOffset(18) - 600, 600],
+    [9, 2 ** 50 + 511, 511],
+    [21, maxCompressedOffset(21) - 2 ** 21, 2 ** 21 - 1],
+  ])('of compressed data in clusters of 2^%d bytes at %d keep %d bytes', (bits, offset, bytes) => {
+    const view = new DataView(new ArrayBuffer(16));
+    setCompressedEntry(view, 1, { offset, bytes }, bits);
+    const place = compressedPlace(view.getUint32(8), view.getUint32(12), bits);
+    expect(place).toEqual({ offset, end: Math.ceil((offset + bytes) / 512) * 512 });
+    expect(view.getBigUint64(8) >> 62n).toBe(1n);
   });
 });
 

@@ -220,7 +220,6 @@ describe.skipIf(qemuIsMissing)('we read what QEMU writes', () => {
   });
 
   it.each([
-    ['zstd clusters', ['-o', 'compression_type=zstd'], 'header.compression_type'],
     ['extended L2 entries', ['-o', 'extended_l2=on'], 'header.incompatible_features'],
     ['an external data file', ['-o', 'data_file=data.raw'], 'header.incompatible_features'],
   ])('but not one with %s, which is named in the error', async (_, options, field) => {

@@ -35,6 +35,7 @@ const capabilities: Capabilities = {
   releaseBacking: false,
   changeBacking: true,
   resize: 'none',
+  compress: 'none',
   compact: 'none',
   repair: [],
   concurrency: 'perRange',

@@ -1,6 +1,7 @@
 import path from 'node:path';
 import {
   type BlockDriver,
+  CowlabError,
   createDisk,
   type Disk,
   FileFolder,
@@ -15,6 +16,7 @@ import { closing, inPlaceOf, openImage } from '../images.ts';
 import { writeIncrement } from '../increment.ts';
 import type { Output } from '../output.ts';
 import { type Session, type SourceOptions, withForceShare, withSource } from '../session.ts';
+import { copyCompressed } from '../compressed-copy.ts';
 import { copyDisk } from '../transfer.ts';
 import { underWay } from '../work.ts';
 
@@ -23,6 +25,7 @@ interface ConvertOptions extends SourceOptions {
   readonly options?: readonly string[];
   readonly snapshot?: string;
   readonly progress?: boolean;
+  readonly compress?: boolean;
   readonly force?: boolean;
   readonly from?: string;
   /** False with `-n`. */
@@ -43,6 +46,7 @@ export function addConvert(program: Command, { output }: Session): void {
     .option('-o, --options <list>', 'create options of the new image, name=value,…', collect)
     .option('-l, --snapshot <name>', 'copy this snapshot instead of the present state')
     .option('-p, --progress', 'show progress on stderr')
+    .option('-c, --compress', 'store the data of the target compressed, where its format can')
     .option('--force', 'replace a target that exists')
     .option(
       '--from <name>',
@@ -61,7 +65,7 @@ export function addConvert(program: Command, { output }: Session): void {
 function assertIncremental(
   options: ConvertOptions,
 ): asserts options is ConvertOptions & Required<Pick<ConvertOptions, 'from' | 'outputFormat'>> {
-  const { create, from, outputFormat, options: values, force } = options;
+  const { create, from, outputFormat, options: values, force, compress } = options;
   if (create) {
     throw invalidUse(
       from === undefined ? '--unchecked' : '--from',
@@ -71,6 +75,7 @@ function assertIncremental(
   if (from === undefined) throw invalidUse('-n', 'goes with --from, the snapshot that the target holds');
   // A raw disk may hold what looks like another format: its guest decides.
   if (outputFormat === undefined) throw invalidUse('-n', 'goes with -O, the format of the target');
+  if (compress) throw invalidUse('-c', 'goes with a new target, not with -n');
   if (values !== undefined || force) throw invalidUse('-n', 'makes no image: -o and --force have no meaning');
 }
 
@@ -108,22 +113,36 @@ async function convert(
 ): Promise<void> {
   const driver = driverOf(options.outputFormat ?? raw.name, '-O');
   const values = parseOptions(driver, options.options);
+  if (options.compress && driver.capabilities.compress === 'none') throw storesPlainly(driver.name);
   const { disk, files } = await openImage(source, options);
   await closing(disk, source, async () => {
     await assertNotOf(files, source, target);
     const state = options.snapshot === undefined ? disk : await disk.snapshots.open(options.snapshot);
     await inPlaceOf(target, options.force ?? false, () =>
-      underWay(output, 'convert', options, (call) => copyInto(state, target, driver, values, call)),
+      underWay(output, 'convert', options, (call) =>
+        copyInto(state, target, { ...options, driver, options: values }, call),
+      ),
     );
   });
+}
+
+function storesPlainly(format: string): CowlabError {
+  const problem = `${format} stores nothing compressed`;
+  return new CowlabError('ERR_UNSUPPORTED', `-c: ${problem}`, { field: '-c', value: format });
+}
+
+/** What is to be made. */
+interface NewImage {
+  readonly driver: BlockDriver;
+  readonly options: OptionValues;
+  readonly compress?: boolean;
 }
 
 /** Makes the target and fills it; a target that could not be filled is removed again. */
 async function copyInto(
   source: Disk,
   target: string,
-  driver: BlockDriver,
-  options: OptionValues,
+  { driver, options, compress = false }: NewImage,
   call: LongCallOptions,
 ): Promise<void> {
   const multiple = driver.capabilities.sizeMultiple;
@@ -132,7 +151,12 @@ async function copyInto(
   await createDisk(target, { driver, size, options });
   try {
     const { disk } = await openImage(target, { format: driver.name, writable: true });
-    await closing(disk, target, () => copyDisk(source, disk, call));
+    await closing(disk, target, () => {
+      if (compress && disk.compression === 'none') throw storesPlainly(`this kind of ${driver.name} image`);
+      return compress || disk.compression === 'only'
+        ? copyCompressed(source, disk, call)
+        : copyDisk(source, disk, call);
+    });
   } catch (error) {
     await new FileFolder(path.dirname(target)).remove(path.basename(target));
     throw error;

@@ -1,6 +1,6 @@
 import { type Disk, openDisk, type StorageFolder } from '@cowlab/core';
 import { type Lab, mainFile } from '../lab.ts';
-import { pattern, type Random } from '../random.ts';
+import { compressible, pattern, type Random } from '../random.ts';
 import { type GuestEvent, resized } from './contract.ts';
 
 /** The file that is the backing, where a workload has one. */
@@ -90,6 +90,15 @@ export class Guest {
     model.set(bytes, offset);
     this.#issue(model);
     await this.disk.write(offset, bytes);
+  }
+
+  /** Whole strides, most units of which are stored compressed. */
+  async writeCompressed(first: number, count: number): Promise<void> {
+    const bytes = compressible((this.#count += 1), count * this.stride, this.disk.unitBytes);
+    const model = this.#model.slice();
+    model.set(bytes, first * this.stride);
+    this.#issue(model);
+    await this.disk.writeCompressed(first * this.stride, bytes);
   }
 
   /** Some sectors anywhere between two strides, mostly not whole units. */

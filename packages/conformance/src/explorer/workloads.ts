@@ -1,5 +1,5 @@
 import type { Capabilities } from '@cowlab/core';
-import { hasSnapshots } from '../subject.ts';
+import { compresses, hasSnapshots } from '../subject.ts';
 import type { Guest } from './guest.ts';
 
 /*
@@ -240,6 +240,38 @@ const withSnapshots: readonly CrashWorkload[] = [
 ];
 
 const others: readonly CrashWorkload[] = [
+  {
+    name: 'compress',
+    when: compresses,
+    async run(guest) {
+      const { random, strides } = guest;
+      for (let round = 0; round < 4; round += 1) {
+        await guest.writeCompressed(random.below(strides - 6), 1 + random.below(6));
+        // Some of them are written over, and what they leave free is filled again.
+        await guest.writeSome();
+        if (round % 2 === 1) await guest.flush();
+      }
+      await guest.writeCompressed(random.below(strides - 6), 6);
+    },
+  },
+  {
+    name: 'compress-under-snapshots',
+    when: (capabilities) => compresses(capabilities) && hasSnapshots(capabilities),
+    prepare: (guest) => guest.writeCompressed(0, 12),
+    async run(guest) {
+      const { random } = guest;
+      await guest.create('a');
+      await guest.writeCompressed(random.below(10), 4);
+      await guest.discard(random.below(10), 2);
+      await guest.create('b');
+      await guest.writeCompressed(random.below(10), 4);
+      await guest.delete('a');
+      await guest.writeCompressed(12, 3);
+      await guest.flush();
+      await guest.apply('b');
+      await guest.writeCompressed(random.below(10), 2);
+    },
+  },
   {
     name: 'rename',
     when: (capabilities) => hasSnapshots(capabilities) && renames(capabilities),

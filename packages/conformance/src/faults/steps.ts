@@ -1,5 +1,5 @@
 import { type Disk, prefetch } from '@cowlab/core';
-import { pattern } from '../random.ts';
+import { compressible, pattern } from '../random.ts';
 import { ReferenceModel } from '../reference-model.ts';
 
 /*
@@ -10,6 +10,12 @@ import { ReferenceModel } from '../reference-model.ts';
 /** What changes bytes of the disk. */
 type Change =
   | { readonly do: 'write'; readonly offset: number; readonly length: number; readonly tag: number }
+  | {
+      readonly do: 'writeCompressed';
+      readonly offset: number;
+      readonly length: number;
+      readonly tag: number;
+    }
   | { readonly do: 'writeZeroes' | 'discard'; readonly offset: number; readonly length: number }
   | { readonly do: 'resize'; readonly size: number };
 
@@ -38,6 +44,9 @@ export async function perform(disk: Disk, step: Step): Promise<void> {
   switch (step.do) {
     case 'write':
       return disk.write(step.offset, pattern(step.tag, step.length));
+    case 'writeCompressed':
+      await disk.writeCompressed(step.offset, compressible(step.tag, step.length, disk.unitBytes));
+      return;
     case 'writeZeroes':
       return disk.writeZeroes(step.offset, step.length);
     case 'discard':
@@ -89,6 +98,7 @@ export function after(state: DiskState, step: Step, unitBytes: number): DiskStat
   const { bytes, snapshots } = state;
   switch (step.do) {
     case 'write':
+    case 'writeCompressed':
     case 'writeZeroes':
     case 'discard':
     case 'resize':
@@ -118,6 +128,8 @@ function changed(bytes: Uint8Array, step: Change, unitBytes: number): Uint8Array
   // Where a resize has not happened, a later step may lie outside.
   else if (step.offset + step.length > bytes.length) return bytes;
   else if (step.do === 'write') model.write(step.offset, pattern(step.tag, step.length));
+  else if (step.do === 'writeCompressed')
+    model.write(step.offset, compressible(step.tag, step.length, unitBytes));
   else model[step.do](step.offset, step.length);
   return model.bytes;
 }

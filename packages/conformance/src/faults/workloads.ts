@@ -1,6 +1,6 @@
 import type { Capabilities } from '@cowlab/core';
 import type { Lab } from '../lab.ts';
-import { hasSnapshots } from '../subject.ts';
+import { compresses, hasSnapshots } from '../subject.ts';
 import type { Step } from './steps.ts';
 
 /*
@@ -28,6 +28,12 @@ export interface Workload {
 }
 
 const write = (offset: number, length: number, tag: number): Step => ({ do: 'write', offset, length, tag });
+const writeCompressed = (offset: number, length: number, tag: number): Step => ({
+  do: 'writeCompressed',
+  offset,
+  length,
+  tag,
+});
 const writeZeroes = (offset: number, length: number): Step => ({ do: 'writeZeroes', offset, length });
 const discard = (offset: number, length: number): Step => ({ do: 'discard', offset, length });
 const read = (offset: number, length: number): Step => ({ do: 'read', offset, length });
@@ -95,6 +101,21 @@ export const workloads: readonly Workload[] = [
       write(2 * stride + 100, 50, 3),
       flush,
       writeZeroes(3 * stride + 10, stride),
+      flush,
+    ],
+  },
+  {
+    name: 'compressed writes',
+    when: compresses,
+    prepare: ({ stride }) => [writeCompressed(0, 3 * stride, 1), flush],
+    act: ({ stride }) => [
+      writeCompressed(2 * stride, 4 * stride, 2),
+      write(stride + 512, 512, 3),
+      flush,
+      writeCompressed(0, 2 * stride, 4),
+      discard(2 * stride, stride),
+      flush,
+      writeCompressed(stride, 3 * stride, 5),
       flush,
     ],
   },

@@ -6,9 +6,9 @@ import {
   openDisk,
   type StorageFolder,
 } from '@cowlab/core';
-import { pattern, Random } from '../random.ts';
+import { compressible, pattern, Random } from '../random.ts';
 import { ReferenceModel } from '../reference-model.ts';
-import type { ConformanceSubject } from '../subject.ts';
+import { compresses, type ConformanceSubject } from '../subject.ts';
 
 /*
  * Valid images, to be damaged: a seeded guest works on a new disk, and everything that is needed to judge a damaged
@@ -188,7 +188,8 @@ class Guest {
   async step(): Promise<void> {
     this.#count += 1;
     const choice = this.#random.below(20);
-    if (choice < 9) await this.#write();
+    if (choice < 3 && compresses(this.#subject.driver.capabilities)) await this.#writeCompressed();
+    else if (choice < 9) await this.#write();
     else if (choice < 12) await this.#unmap();
     else if (choice < 14) await this.#keep();
     else if (choice < 15) await this.#reopen();
@@ -216,6 +217,14 @@ class Guest {
     const bytes = pattern(this.#count * 2 + sectors, length);
     await this.#disk.write(offset, bytes);
     this.model.write(offset, bytes);
+  }
+
+  async #writeCompressed(): Promise<void> {
+    const first = this.#random.below(strides);
+    const length = (1 + this.#random.below(Math.min(4, strides - first))) * strideBytes;
+    const bytes = compressible(this.#count * 2, length, this.#disk.unitBytes);
+    await this.#disk.writeCompressed(first * strideBytes, bytes);
+    this.model.write(first * strideBytes, bytes);
   }
 
   async #unmap(): Promise<void> {
