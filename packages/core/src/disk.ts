@@ -43,11 +43,11 @@ import { type BackingOpener, rebaseImage, type RebaseOptions, type RebaseReport 
  * once: validation, the state (open, closing, closed), read-only, and the order of requests.
  *
  * Order of requests. `read` holds its bytes shared, `write` its bytes exclusively, rounded to allocation units
- * when it will reserve some, `writeCompressed`, `writeZeroes` and `discard` their units. Snapshot operations, resize, compact, check and
- * close hold everything, here and in the snapshots that are open as disks. `flush` and `info` hold a place past the
- * end of any disk, shared: they run beside requests and beside each other, but not beside those that hold everything.
- * `populate`, and a read that copies, hold units as a write does, some at a time. A driver that is `serial` gets one
- * request at a time. A request that finishes without waiting never enters the lock (see range-lock.ts).
+ * when it will reserve some, `writeCompressed`, `writeZeroes` and `discard` their units. Snapshot operations, resize,
+ * compact, check and close hold everything, here and in the snapshots that are open as disks. `flush` and `info` hold a
+ * place past the end of any disk, shared: they run beside requests and beside each other, but not beside those that hold
+ * everything. `populate`, and a read that copies, hold units as a write does, some at a time. A driver that is `serial`
+ * gets one request at a time. A request that finishes without waiting never enters the lock (see range-lock.ts).
  */
 
 /** What only some disks have. */
