@@ -27,7 +27,6 @@ const refusals: readonly Refusal[] = [
     code: 'ERR_UNSUPPORTED',
     applies: has('data_file', 'top.data'),
   },
-  { feature: 'zstd', what: 'read', code: 'ERR_UNSUPPORTED', applies: has('compression_type', 'zstd') },
   {
     feature: 'VMDK of several files',
     what: 'read',
