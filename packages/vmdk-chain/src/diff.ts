@@ -3,6 +3,8 @@ import type { SparseExtent } from './extent.ts';
 import type { VmdkImage } from './image.ts';
 import { GRAIN_TABLE_ENTRIES, ZEROED_GRAIN } from './layout.ts';
 import { assertSameShape } from './merge.ts';
+import { TableStream, WINDOW_BYTES } from './table-stream.ts';
+import { NO_ENTRIES } from './tables.ts';
 
 /*
  * Where two states differ, by grain tables alone. Two chains meet at a file, or never; below it they are one. What
@@ -31,6 +33,7 @@ export async function diffChains(
   const { sides, meet } = apart(one, other);
   const shape = one[0]!.extent;
   for (const extent of sides.flat()) assertSameShape(shape, extent);
+  const streams = streamsOf(sides);
   const { grainBytes } = shape.header;
   const tableBytes = GRAIN_TABLE_ENTRIES * grainBytes;
   const extents: DiffExtent[] = [];
@@ -38,7 +41,8 @@ export async function diffChains(
   if (sides.every((side) => side.length === 0)) return { extents, end };
   for (let read = 0; index * tableBytes < end; index++, read += sides.flat().length) {
     if (read >= ENOUGH_TABLES || extents.length >= ENOUGH_EXTENTS) break;
-    const [a, b] = [await answersOf(sides[0], index), await answersOf(sides[1], index)];
+    const [a, b] = [await answersOf(streams[0], index), await answersOf(streams[1], index)];
+    if (a === NO_ENTRIES && b === NO_ENTRIES) continue;
     const differsAt = (grain: number): boolean => {
       if (a[grain]! > ZEROED_GRAIN || b[grain]! > ZEROED_GRAIN) return true;
       return meet && a[grain] !== b[grain];
@@ -66,14 +70,22 @@ function apart(
   return { sides: [extentsOf(one.slice(0, meetsAt)), extentsOf(above)], meet };
 }
 
+/** The tables of both sides; all windows together take a few MiB, whatever the number of links. */
+function streamsOf(sides: readonly [Side, Side]): readonly [TableStream[], TableStream[]] {
+  const windowBytes = Math.min(WINDOW_BYTES, Math.floor((4 * WINDOW_BYTES) / sides.flat().length));
+  const of = (side: Side): TableStream[] => side.map((extent) => new TableStream(extent, windowBytes));
+  return [of(sides[0]), of(sides[1])];
+}
+
 /** What a side says of the grains of one table: the topmost entry of each, 0 where no link has one. */
-async function answersOf(side: Side, index: number): Promise<Uint32Array> {
-  const answers = new Uint32Array(GRAIN_TABLE_ENTRIES);
-  for (const { tables } of side) {
-    const { entries } = await tables.load(index);
-    for (let grain = 0; grain < GRAIN_TABLE_ENTRIES; grain++) {
-      if (answers[grain] === 0) answers[grain] = entries[grain]!;
-    }
+async function answersOf(side: readonly TableStream[], index: number): Promise<Uint32Array> {
+  let answers: Uint32Array = NO_ENTRIES;
+  for (const [place, stream] of side.entries()) {
+    const entries = await stream.at(index);
+    if (entries === NO_ENTRIES) continue;
+    // The last link that has a say needs no copy.
+    if (answers === NO_ENTRIES) answers = place === side.length - 1 ? entries : entries.slice();
+    else for (let i = 0; i < GRAIN_TABLE_ENTRIES; i++) if (answers[i] === 0) answers[i] = entries[i]!;
   }
   return answers;
 }
