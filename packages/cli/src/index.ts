@@ -1,5 +1,6 @@
 export type {
   CheckJson,
+  CommitJson,
   CompactJson,
   DiffEntryJson,
   FindingJson,

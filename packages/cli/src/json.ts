@@ -1,4 +1,11 @@
-import type { CheckReport, CompactReport, ImageInfo, RebaseReport, SnapshotInfo } from '@cowlab/core';
+import type {
+  CheckReport,
+  CommitReport,
+  CompactReport,
+  ImageInfo,
+  RebaseReport,
+  SnapshotInfo,
+} from '@cowlab/core';
 
 /*
  * The shapes that `--json` prints. What qemu-img's `--output=json` has too bears the same name, so that scripts
@@ -42,6 +49,18 @@ export interface RebaseJson {
   readonly 'compared-bytes': number;
   /** What has become the image's own. */
   readonly 'copied-bytes': number;
+}
+
+export interface CommitJson {
+  readonly filename: string;
+  /** The image that was committed to, as the chain names it. */
+  readonly 'base-filename': string;
+  readonly 'written-bytes': number;
+  readonly 'zeroed-bytes': number;
+  readonly 'grown-bytes': number;
+  readonly emptied: boolean;
+  /** Images between the two, which read wrongly from now on. */
+  readonly invalid: readonly string[];
 }
 
 export interface CheckJson {
@@ -126,6 +145,18 @@ function backingJson({ backing }: ImageInfo): BackingJson {
     ...(backing && { 'backing-filename': backing.file }),
     ...(backing?.format !== undefined && { 'backing-filename-format': backing.format }),
     ...(backing?.snapshot !== undefined && { 'backing-snapshot': backing.snapshot }),
+  };
+}
+
+export function commitJson(filename: string, report: CommitReport): CommitJson {
+  return {
+    filename,
+    'base-filename': report.base,
+    'written-bytes': report.writtenBytes,
+    'zeroed-bytes': report.zeroedBytes,
+    'grown-bytes': report.grownBytes,
+    emptied: report.emptied,
+    invalid: report.invalid,
   };
 }
 

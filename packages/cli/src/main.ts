@@ -5,6 +5,7 @@ import { type CliIo, Output } from './output.ts';
 import type { AddVerb, Session } from './session.ts';
 import { addBench } from './verbs/bench.ts';
 import { addCheck } from './verbs/check.ts';
+import { addCommit } from './verbs/commit.ts';
 import { addCompact } from './verbs/compact.ts';
 import { addCompare } from './verbs/compare.ts';
 import { addConvert } from './verbs/convert.ts';
@@ -27,6 +28,7 @@ const verbs: readonly AddVerb[] = [
   addDiff,
   addResize,
   addRebase,
+  addCommit,
   addCompact,
   addBench,
 ];

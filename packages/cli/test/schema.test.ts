@@ -9,6 +9,7 @@ const withSnapshots = formatsWith(({ snapshots }) => snapshots !== 'none');
 const withDiff = formatsWith(({ diff }) => diff);
 const withCompact = formatsWith(({ compact }) => compact !== 'none');
 const withRebase = formatsWith(({ changeBacking }) => changeBacking);
+const withEmpty = formatsWith(({ empty }) => empty);
 const withBacking = formatsWith(({ backing }) => backing);
 
 async function printed(...argv: string[]): Promise<unknown> {
@@ -64,6 +65,12 @@ describe('what --json prints is as the published schema says', () => {
       const report = await printed('rebase', '--json', '-b', backing, at('top'));
       expect(contradictions(report, 'rebase')).toEqual([]);
     }
+  });
+
+  it.each(withEmpty)('of a commit of %s', async (format) => {
+    await makeSample(at('base'), baseFormatOf(format));
+    await mustRun('create', '-q', '-f', format, '-b', 'base', '-F', baseFormatOf(format), at('top'));
+    expect(contradictions(await printed('commit', '--json', at('top')), 'commit')).toEqual([]);
   });
 
   it('of findings', async () => {

@@ -13,6 +13,7 @@ const verbs = [
   'map',
   'resize',
   'rebase',
+  'commit',
   'compact',
   'bench',
 ];

@@ -2,6 +2,7 @@ import { backing } from './groups/backing.ts';
 import { clones } from './groups/clones.ts';
 import { compaction } from './groups/compaction.ts';
 import { compression } from './groups/compression.ts';
+import { commits } from './groups/commit.ts';
 import { concurrency } from './groups/concurrency.ts';
 import { damage } from './groups/damage.ts';
 import { faults } from './groups/faults.ts';
@@ -38,6 +39,7 @@ export const groups: readonly ScenarioGroup[] = [
   backing,
   localCopies,
   rebase,
+  commits,
   clones,
   concurrency,
   races,

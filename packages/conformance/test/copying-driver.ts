@@ -35,6 +35,8 @@ const capabilities: Capabilities = {
   backingSnapshot: false,
   releaseBacking: false,
   changeBacking: false,
+  empty: false,
+  backingContentId: false,
   resize: 'grow',
   compress: 'none',
   compact: 'none',

@@ -42,6 +42,8 @@ const capabilities: Capabilities = {
   backingSnapshot: false,
   releaseBacking: true,
   changeBacking: true,
+  empty: true,
+  backingContentId: false,
   resize: 'none',
   compress: 'none',
   compact: 'none',
@@ -181,6 +183,12 @@ class MappingImage implements DriverImage {
     this.#header = header;
     this.#backing = backing;
     await before?.close();
+  }
+
+  async empty(): Promise<void> {
+    this.#states.fill(0);
+    this.#dirty = true;
+    await this.flush();
   }
 
   info(): ImageInfo {

@@ -269,6 +269,18 @@ export interface DriverImage {
    */
   changeBacking?(reference: BackingReference | undefined, backing: Backing | undefined): Promise<void>;
   /**
+   * Present when `capabilities.empty`. Gives up everything that the disk has of its own: its backing answers for all of
+   * it, and core has made sure that it answers the same. Snapshots stay. Durable when it returns; at each moment every
+   * byte reads as before.
+   */
+  empty?(): Promise<void>;
+  /**
+   * Present when `capabilities.backingContentId`. `parent`, open for writing, is the backing whose content id this image
+   * has recorded, and is about to change: gives it the id of what it will be, durably, and records that one here. After
+   * a crash at any moment the image still takes the parent for its own. Throws `ERR_CORRUPT` when it is another one.
+   */
+  followBacking?(parent: DriverImage): Promise<void>;
+  /**
    * Present when `capabilities.compact` is not `none`. Gives space that is free at the end of the file back. Crash-safe
    * at every step; the disk and its snapshots read as before, also those that are open. With `move`, data go to free
    * places first, in steps that are durable each: an abort between two of them keeps what was moved.
@@ -302,6 +314,10 @@ export interface Capabilities {
   readonly releaseBacking: boolean;
   /** An image can be given another backing, or none, in place of the one it has. */
   readonly changeBacking: boolean;
+  /** An image over a backing can be emptied, so that the backing answers for everything. */
+  readonly empty: boolean;
+  /** An image records which content of its backing it was made from, and takes no other. */
+  readonly backingContentId: boolean;
   readonly resize: 'none' | 'grow' | 'both';
   /**
    * `units`: any unit of any image can be stored in compressed form. `streams`: images that are created as streams have

@@ -1,6 +1,7 @@
 export * from './awaitable.ts';
 export * from './bitset.ts';
 export * from './codec.ts';
+export { commitDisk, type CommitOptions, type CommitReport } from './commit.ts';
 export * from './counting-folder.ts';
 export { crc32c, crc32cTable } from './crc32c.ts';
 export { readExtent } from './data-path.ts';
@@ -15,7 +16,13 @@ export type { FileIo } from './file-storage.ts';
 export type { GatePolicy } from './gate.ts';
 export type { PopulateOptions } from './local-copies.ts';
 export { MemoryFolder, MemoryStorage } from './memory-storage.ts';
-export * from './open.ts';
+export {
+  createDisk,
+  type CreateDiskOptions,
+  type ImageLocation,
+  openDisk,
+  type OpenDiskOptions,
+} from './open.ts';
 export { checkOptions } from './options.ts';
 export type { BackedRange, PopulateReport } from './populate.ts';
 export * from './prefetch.ts';

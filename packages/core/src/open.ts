@@ -15,7 +15,7 @@ import type { LockMode, StorageFolder } from './storage.ts';
 /** A file by its path, or by its name in a folder of any kind. */
 export type ImageLocation = string | { readonly folder: StorageFolder; readonly file: string };
 
-interface Formats {
+export interface Formats {
   /** Which formats may be opened, for the image and for what is under it; `raw` is always among them. */
   readonly drivers?: readonly BlockDriver[];
   /** Which backing files may be opened. */
@@ -61,7 +61,10 @@ export interface CreateDiskOptions extends Formats {
 
 const PROBE_BYTES = 4096;
 
-function locate(location: ImageLocation, io: FileIo = 'sync'): { folder: StorageFolder; file: string } {
+export function locate(
+  location: ImageLocation,
+  io: FileIo = 'sync',
+): { folder: StorageFolder; file: string } {
   if (typeof location !== 'string') return location;
   return { folder: new FileFolder(path.dirname(location), { io }), file: path.basename(location) };
 }
@@ -124,7 +127,8 @@ interface OpenRequest {
   /** As QEMU has it: who writes an image does not allow what is under it to change, and others may read that. */
   readonly lockBelow: LockMode;
   readonly copyOnRead: boolean;
-  readonly withoutBacking: boolean;
+  /** How many images under this one are opened; something stands for the next one. */
+  readonly levelsBelow: number;
   readonly options: OptionValues;
   /** For a backing: the driver of the image above, whose options these are. */
   readonly above?: BlockDriver;
@@ -145,7 +149,7 @@ async function openImage(request: OpenRequest): Promise<Disk> {
     lock: request.lock,
     options: checkOptions(driver.openOptions, options),
     openBacking: async (reference, field) =>
-      request.withoutBacking
+      request.levelsBelow === 0
         ? absentBacking(file, reference)
         : openBacking({ ...request, options, above: driver }, gate, reference, field),
     openPart: async (name, field) =>
@@ -168,7 +172,7 @@ function opener(above: OpenRequest & { readonly above: BlockDriver }, gate: Back
   return async (wanted, mayMiss) => {
     assertBacking(file, above.above, wanted);
     try {
-      return await openWanted({ ...above, withoutBacking: false }, gate, wanted);
+      return await openWanted({ ...above, levelsBelow: Infinity }, gate, wanted);
     } catch (error) {
       if (!mayMiss || !isCowlabError(error, 'ERR_BACKING_MISSING')) throw error;
       return { reference: wanted, backing: absentBacking(file, wanted) };
@@ -226,6 +230,7 @@ async function openBackingFile(
     // A snapshot does not change, whoever writes its image.
     lock: reference.snapshot === undefined ? above.lockBelow : 'none',
     copyOnRead: false,
+    levelsBelow: above.levelsBelow - 1,
   });
 }
 
@@ -249,6 +254,15 @@ function lockFor(file: string, { readOnly, forceShare }: OpenDiskOptions): LockM
  * `ERR_UNSUPPORTED`, `ERR_LOCKED`, `ERR_BACKING_…`, `ERR_INVALID_OPTION`; nothing was modified then.
  */
 export async function openDisk(location: ImageLocation, options: OpenDiskOptions = {}): Promise<Disk> {
+  return openLevels(location, options, options.withoutBacking === true ? 0 : Infinity);
+}
+
+/** The same with so many images under it opened; the next one is stood in for. */
+export async function openLevels(
+  location: ImageLocation,
+  options: OpenDiskOptions,
+  levelsBelow: number,
+): Promise<Disk> {
   const { folder, file } = locate(location, options.io);
   return openImage({
     folder,
@@ -261,7 +275,7 @@ export async function openDisk(location: ImageLocation, options: OpenDiskOptions
     lock: lockFor(file, options),
     lockBelow: options.forceShare === true ? 'none' : 'shared',
     copyOnRead: options.copyOnRead ?? false,
-    withoutBacking: options.withoutBacking ?? false,
+    levelsBelow,
     options: options.options ?? {},
   });
 }

@@ -27,6 +27,8 @@ const capabilities: Capabilities = {
   backingSnapshot: false,
   releaseBacking: false,
   changeBacking: false,
+  empty: false,
+  backingContentId: false,
   resize: 'both',
   compress: 'none',
   compact: 'none',

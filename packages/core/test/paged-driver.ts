@@ -34,6 +34,8 @@ export const capabilities: Capabilities = {
   backingSnapshot: false,
   releaseBacking: false,
   changeBacking: false,
+  empty: false,
+  backingContentId: false,
   resize: 'both',
   compress: 'none',
   compact: 'none',

@@ -55,6 +55,8 @@ const capabilities: Capabilities = {
   backingSnapshot: true,
   releaseBacking: true,
   changeBacking: true,
+  empty: true,
+  backingContentId: false,
   resize: 'both',
   compress: 'none',
   compact: 'move',

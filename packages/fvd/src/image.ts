@@ -237,6 +237,18 @@ export class FvdImage implements DriverImage {
     await before?.close();
   }
 
+  /** One publication makes every block absent; snapshots keep theirs. */
+  async empty(): Promise<void> {
+    const { blockBytes, blocksPerChunk } = this.geometry;
+    const blocks = Math.ceil(this.size / blockBytes);
+    for (let chunk = 0; chunk < this.#state.table.chunks; chunk++) {
+      const count = Math.min(blocksPerChunk, blocks - chunk * blocksPerChunk);
+      const found = this.#state.table.find(chunk, 0);
+      if (found.host !== ABSENT || found.count < count) this.setRun(chunk, 0, count, ABSENT);
+    }
+    await this.publish();
+  }
+
   async info(): Promise<ImageInfo> {
     const { journal, generation } = this.publisher.superblock;
     const backing = baseOf(this.publisher.superblock);

@@ -50,6 +50,8 @@ const capabilities: Capabilities = {
   backingSnapshot: false,
   releaseBacking: true,
   changeBacking: true,
+  empty: true,
+  backingContentId: false,
   resize: 'both',
   compress: 'units',
   compact: 'none',

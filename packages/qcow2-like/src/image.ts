@@ -19,6 +19,7 @@ import { checkImage } from './check.ts';
 import { CompressedClusters } from './compressed.ts';
 import { CompressedWrites } from './compressed-writes.ts';
 import { isFatal } from './corruption.ts';
+import { emptyImage } from './empty.ts';
 import { type BackingSlot, Extents } from './extents.ts';
 import { assertBackingFits } from './header-area.ts';
 import type { ImageFile } from './image-file.ts';
@@ -46,6 +47,7 @@ import type { SnapshotTable } from './snapshot-table.ts';
  *   header          always one sector, alone, after a «flush» of all that it points to
  *   backing         all of a flush; counts «flush» → header that names another, or none «flush»
  *   corruption      the corrupt bit «flush», alone; what is in memory stays there (corruption.ts, guard.ts)
+ *   empty           as a snapshot operation: a new L1 table without entries
  *   snapshots       header: dirty bit «flush» → counts, COPIED flags, tables «flush» → header: new snapshot
  *                   table or L1 table, dirty bit cleared «flush» → discards. Version 2 has no dirty bit:
  *                   count up «flush» → header «flush» → count down «flush».
@@ -176,6 +178,13 @@ export class Qcow2Image implements DriverImage {
     const before = slot.current;
     slot.current = backing;
     await before?.close();
+  }
+
+  async empty(): Promise<void> {
+    const { metadata } = this.#parts;
+    if (metadata === undefined) throw this.#readOnly();
+    this.#compressed.reset();
+    await emptyImage(metadata);
   }
 
   async info(): Promise<ImageInfo> {

@@ -18,6 +18,7 @@ export interface Grains {
 export class GrainAllocator {
   readonly #storage: Storage;
   readonly #file: string;
+  readonly #header: SparseHeader;
   readonly #grainSectors: number;
   /** Sectors returned out of order, one grain each. */
   readonly #returned: number[] = [];
@@ -25,16 +26,31 @@ export class GrainAllocator {
   /** Nothing from here on was ever handed out. */
   #untouched: number;
 
-  constructor(file: string, storage: Storage, { grainBytes, overheadBytes }: SparseHeader) {
+  constructor(file: string, storage: Storage, header: SparseHeader) {
     this.#file = file;
     this.#storage = storage;
-    this.#grainSectors = grainBytes / SECTOR;
-    // The last grain may be there in part only. Grains lie in step with the file's start or, by others' hand,
-    // with the end of its metadata; behind the later of the two ends nothing is in use.
-    const grains = Math.max(0, storage.size() - overheadBytes);
-    const end = Math.max(roundUp(storage.size(), grainBytes), overheadBytes + roundUp(grains, grainBytes));
-    this.#next = end / SECTOR;
+    this.#header = header;
+    this.#grainSectors = header.grainBytes / SECTOR;
+    this.#next = this.#endOfFile();
     this.#untouched = this.#next;
+  }
+
+  /** The file has become shorter, and nothing behind its end is in use. */
+  restart(): void {
+    this.#returned.length = 0;
+    this.#next = this.#endOfFile();
+    this.#untouched = this.#next;
+  }
+
+  /**
+   * The last grain may be there in part only. Grains lie in step with the file's start or, by others' hand, with the
+   * end of its metadata; behind the later of the two ends nothing is in use.
+   */
+  #endOfFile(): number {
+    const { grainBytes, overheadBytes } = this.#header;
+    const size = this.#storage.size();
+    const grains = Math.max(0, size - overheadBytes);
+    return Math.max(roundUp(size, grainBytes), overheadBytes + roundUp(grains, grainBytes)) / SECTOR;
   }
 
   /** Up to `count` grains that lie together. Throws `ERR_NO_SPACE` past sector 2^32. */

@@ -34,6 +34,8 @@ const capabilities: Capabilities = {
   backingSnapshot: false,
   releaseBacking: false,
   changeBacking: true,
+  empty: true,
+  backingContentId: true,
   resize: 'none',
   compress: 'none',
   compact: 'none',

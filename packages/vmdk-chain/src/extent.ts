@@ -166,14 +166,14 @@ export class SparseExtent {
   }
 
   /** Gives the content about to change an id of its own; once for each opening. */
-  changeCid(): Promise<void> {
-    this.#cidChange ??= this.#changeCid();
+  changeCid(cid: number = newCid()): Promise<void> {
+    this.#cidChange ??= this.#changeCid(cid);
     return this.#cidChange;
   }
 
   /**
    * Whether a parent of this CID is the one that this file was made over. One with the file's own CID is, too: a merge
-   * has given it that, because it gets the file's content, and then power failed before the file's descriptor said so
+   * or a commit has given it that, because it gets the file's content, and then power failed before the file's descriptor said so
    * (snapshots.ts). The next change of the descriptor does.
    */
   acceptsParent(cid: number): boolean {
@@ -199,6 +199,26 @@ export class SparseExtent {
     await lend();
     await this.#changeDescriptor(() => undefined);
     this.#unsettled = undefined;
+  }
+
+  /** Gives the parent this file's CID, since it is about to get its content, but not its place; then records that. */
+  async lendCid(parent: SparseExtent): Promise<void> {
+    await parent.changeCid(this.cid);
+    this.#foundParentCid = this.cid;
+    await this.#changeDescriptor(() => undefined);
+  }
+
+  /** No grain is mapped any more, durably; then what they held is cut off. */
+  async clear(): Promise<void> {
+    for (let index = 0; index < this.tables.directory.length; index++) {
+      const isUsed = await this.tables.use(index, ({ entries }) => entries.some((entry) => entry !== 0));
+      if (isUsed) await this.setGrains(index * GRAIN_TABLE_ENTRIES, 0, GRAIN_TABLE_ENTRIES, 0);
+      if (this.tables.crowded) await this.tables.flush();
+    }
+    await this.tables.flush();
+    await this.storage.truncate(this.header.overheadBytes);
+    this.grains.restart();
+    await this.storage.flush();
   }
 
   /** Names another parent, durably; undefined for none. */
@@ -260,10 +280,10 @@ export class SparseExtent {
     this.#cidIsNew = child.cidIsNew;
   }
 
-  async #changeCid(): Promise<void> {
+  async #changeCid(cid: number): Promise<void> {
     try {
       await this.#unsettled?.();
-      await this.#changeDescriptor((next) => next.setCid(newCid()));
+      await this.#changeDescriptor((next) => next.setCid(cid));
       this.#unsettled = undefined;
       this.#cidIsNew = true;
     } catch (error) {

@@ -6,6 +6,7 @@ import {
   type BlockDriver,
   type CheckOptions,
   type CheckReport,
+  corrupt,
   type DriverImage,
   type DriverSnapshots,
   type Extent,
@@ -184,6 +185,22 @@ export class VmdkImage implements DriverImage {
     await this.#extent.relink(cid, reference?.file);
     const before = this.replace(this.#extent, backing && new Link(backing)).link;
     await before?.release();
+  }
+
+  empty(): Promise<void> {
+    return this.#extent.clear();
+  }
+
+  /**
+   * The parent gets this file's CID, for it is about to get its content; then this file records that. In between it takes
+   * a parent of its own CID for its parent (extent.ts).
+   */
+  async followBacking(parent: DriverImage): Promise<void> {
+    if (!(parent instanceof VmdkImage) || !this.#extent.acceptsParent(parent.extent.cid)) {
+      const problem = 'the parent was changed after this child was made';
+      throw corrupt(this.file, 'descriptor.parentCID', problem, { value: this.#extent.parentCid });
+    }
+    await this.#extent.lendCid(parent.extent);
   }
 
   check(options: CheckOptions): Promise<CheckReport> {

@@ -1,6 +1,6 @@
 import type { Lab } from '../lab.ts';
 import { pattern } from '../random.ts';
-import { resized } from './contract.ts';
+import { type GuestEvent, resized } from './contract.ts';
 import { CrashFolder } from './crash-folder.ts';
 import { baseFile, Guest, openIn, otherFile } from './guest.ts';
 import { PageFolder } from './page-folder.ts';
@@ -44,12 +44,24 @@ export async function recordHistory(lab: Lab, workload: CrashWorkload): Promise<
   await workload.prepare?.(before);
   await before.close();
   const folder = new CrashFolder(inner);
+  if (workload.runClosed !== undefined) {
+    await workload.runClosed(lab, folder);
+    const events: GuestEvent[] = [...before.snapshots].flatMap(([name, disk]) => [
+      { kind: 'creating', name, disk, at: 0 },
+      { kind: 'created', name, disk, at: 0 },
+    ]);
+    return {
+      log: folder.log,
+      events: [{ kind: 'flushed', disk: before.model, at: 0 }, ...events],
+      opened: 0,
+    };
+  }
   const disk = await openIn(lab, folder, { readOnly: false, copyOnRead: workload.copyOnRead === true });
   const opened = folder.position;
   const { model, snapshots } = before;
   const guest = new Guest(disk, folder, { ...start, disk: model, snapshots }, { random, stride });
   for (const [index, event] of guest.events.entries()) guest.events[index] = { ...event, at: 0 };
-  await workload.run(guest);
+  await workload.run?.(guest);
   await guest.close();
   return { log: folder.log, events: guest.events, opened };
 }

@@ -1,4 +1,5 @@
-import type { Capabilities } from '@cowlab/core';
+import { type Capabilities, commitDisk, type StorageFolder } from '@cowlab/core';
+import { type Lab, mainFile } from '../lab.ts';
 import { compresses, hasSnapshots } from '../subject.ts';
 import type { Guest } from './guest.ts';
 
@@ -19,7 +20,9 @@ export interface CrashWorkload {
   readonly copyOnRead?: boolean;
   /** What is there, durably, before anything is recorded. */
   prepare?(guest: Guest): Promise<void>;
-  run(guest: Guest): Promise<void>;
+  run?(guest: Guest): Promise<void>;
+  /** In the place of `run`: something that opens the image itself, and leaves its disk as it was. */
+  runClosed?(lab: Lab, folder: StorageFolder): Promise<void>;
 }
 
 const grows = ({ resize }: Capabilities): boolean => resize !== 'none';
@@ -27,6 +30,7 @@ const shrinks = ({ resize }: Capabilities): boolean => resize === 'both';
 const backs = ({ backing }: Capabilities): boolean => backing;
 const releases = ({ releaseBacking }: Capabilities): boolean => releaseBacking;
 const rebases = ({ changeBacking }: Capabilities): boolean => changeBacking;
+const empties = ({ empty }: Capabilities): boolean => empty;
 const compacts = ({ compact }: Capabilities): boolean => compact !== 'none';
 const renames = ({ renameSnapshots }: Capabilities): boolean => renameSnapshots;
 
@@ -393,11 +397,28 @@ const others: readonly CrashWorkload[] = [
   },
 ];
 
+const withoutGuest: readonly CrashWorkload[] = [
+  {
+    name: 'commit',
+    when: empties,
+    backing: 24,
+    async prepare(guest) {
+      await writes(guest, 6);
+      await guest.write(9 * guest.stride, 2 * guest.stride);
+      await guest.writeZeroes(3 * guest.stride, guest.stride);
+    },
+    async runClosed({ drivers, driver }, folder) {
+      await commitDisk({ folder, file: mainFile }, { drivers, format: driver.name });
+    },
+  },
+];
+
 /** All of them; capabilities choose. */
 export const crashWorkloads: readonly CrashWorkload[] = [
   ...data,
   ...withSnapshots.map((workload) => ({ ...workload, when: hasSnapshots })),
   ...others,
+  ...withoutGuest,
 ];
 
 /** Those that a driver of these capabilities can do. */
