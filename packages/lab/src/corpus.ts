@@ -2,7 +2,7 @@ import { availableParallelism } from 'node:os';
 import { parseArgs } from 'node:util';
 import { qemuAvailable } from '@cowlab/conformance';
 import { corpusTable, describeFailure } from './corpus/print.ts';
-import { kindCount } from './corpus/recipe.ts';
+import { kindCount, seedsFrom } from './corpus/recipe.ts';
 import { runCorpus } from './corpus/run.ts';
 import { ProgressLine } from './progress.ts';
 
@@ -11,6 +11,7 @@ import { ProgressLine } from './progress.ts';
 const usage = `npm run corpus -- [options]
   --count N    images (default 300)
   --seed N     of the first image; each next one has the next (default: a new one, printed)
+  --kind WORD  only kinds with the word in their name: zlib, vmdk, …
   --sample     one image of each kind, and no more
   --jobs N     images at once (default: one for each core)
   --keep       leave images that went wrong where they are
@@ -20,6 +21,7 @@ const { values } = parseArgs({
   options: {
     count: { type: 'string', default: '300' },
     seed: { type: 'string' },
+    kind: { type: 'string' },
     sample: { type: 'boolean', default: false },
     jobs: { type: 'string', default: String(availableParallelism()) },
     keep: { type: 'boolean', default: false },
@@ -41,11 +43,12 @@ async function run(): Promise<number> {
   const seed =
     values.seed === undefined ? Math.floor(Math.random() * 0x7fff_ffff) : whole('seed', values.seed, 0);
   const count = values.sample ? kindCount : whole('count', values.count, 1);
+  const seeds = seedsFrom(seed, count, values.kind);
+  if (seeds.length === 0) throw new TypeError(`corpus: --kind: there is no ${values.kind ?? ''}`);
   const started = performance.now();
   const progress = new ProgressLine(process.stderr, 'corpus');
   const report = await runCorpus({
-    seed,
-    count,
+    seeds,
     jobs: whole('jobs', values.jobs, 1),
     keep: values.keep,
     onImage: (done) => progress.update(() => `${done} of ${count} images`),

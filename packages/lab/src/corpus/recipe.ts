@@ -293,6 +293,16 @@ function rawLayer(random: Random): Layer {
   return { format: 'raw', size, options: {}, steps: writer.steps };
 }
 
+/** So many seeds in a row, from the given one on; with a word, those whose kind has it in its name. */
+export function seedsFrom(first: number, count: number, word = ''): number[] {
+  if (!wishes.some(({ kind }) => kind.includes(word))) return [];
+  const seeds: number[] = [];
+  for (let seed = first; seeds.length < count; seed++) {
+    if (wishes[seed % wishes.length]!.kind.includes(word)) seeds.push(seed);
+  }
+  return seeds;
+}
+
 /** The recipe of a seed: always the same one. */
 export function recipeOf(seed: number): Recipe {
   const random = new Random(seed);

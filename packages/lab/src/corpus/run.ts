@@ -49,9 +49,8 @@ export interface CorpusReport {
 }
 
 export interface CorpusOptions {
-  /** The first image's; each next one has the next. */
-  readonly seed: number;
-  readonly count: number;
+  /** One for each image. */
+  readonly seeds: readonly number[];
   /** Images under way at once. */
   readonly jobs: number;
   /** Images that went wrong are left where they are. */
@@ -202,13 +201,13 @@ async function runOne(recipe: Recipe, report: CorpusReport, keep: boolean): Prom
 
 /** Runs so many images, some at once. Rejects only when the machine fails it; what went wrong with images is in the report. */
 export async function runCorpus(options: CorpusOptions): Promise<CorpusReport> {
-  const { seed, count, jobs, keep = false, onImage } = options;
+  const { seeds, jobs, keep = false, onImage } = options;
   const report: CorpusReport = { kinds: new Map(), refusals: new Map(), failures: [], bytesCompared: 0 };
   let next = 0;
   let done = 0;
   const work = async (): Promise<void> => {
-    while (next < count) {
-      await runOne(recipeOf(seed + next++), report, keep);
+    while (next < seeds.length) {
+      await runOne(recipeOf(seeds[next++]!), report, keep);
       onImage?.(++done);
     }
   };
