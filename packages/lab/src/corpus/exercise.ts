@@ -27,9 +27,11 @@ export class Exercise {
     this.#made = made;
     this.#disk = disk;
     this.#random = new Random(seed);
-    // Else QEMU cannot go back to a snapshot of another size, and so cannot judge it.
+    // Else QEMU cannot go back to a snapshot of another size, and so cannot judge it; it counts up before it counts down.
     const { options, steps } = layers.at(-1)!;
-    this.#resizesBesideSnapshots = options.compat !== '0.10' && !steps.some((step) => step.do === 'bitmap');
+    const counts = Number(options.refcount_bits ?? 16) >= 8;
+    const hasBitmaps = steps.some((step) => step.do === 'bitmap');
+    this.#resizesBesideSnapshots = options.compat !== '0.10' && counts && !hasBitmaps;
   }
 
   /** Opens the image for writing; rejects as that does. */
