@@ -289,8 +289,8 @@ export class Disk implements Backing, AsyncDisposable {
     this.#assertWritable();
     const { resize } = this.capabilities;
     if (this.image.resize === undefined || resize === 'none') throw this.#unsupported('resize');
-    if (size < this.size && resize === 'grow') throw this.#unsupported('shrink');
     assertNewSize(size, this.capabilities, this.#file);
+    if (size < this.size && resize === 'grow') throw this.#unsupported('shrink');
     const image = this.image;
     await this.#exclusively(async () => image.resize?.(size, options), options.signal);
   }
