@@ -28,6 +28,8 @@ class CompressedCopy {
   readonly #target: Disk;
   readonly #turns: Turns;
   readonly #pieceBytes: number;
+  /** What is compressed as one, so that it must come as one. */
+  readonly #unitBytes: number;
   readonly #underWay: Promise<unknown>[] = [];
   readonly #free: Uint8Array[];
 
@@ -35,12 +37,14 @@ class CompressedCopy {
     this.#source = source;
     this.#target = target;
     this.#turns = turns;
-    this.#pieceBytes = Math.max(PIECE_BYTES, target.unitBytes);
+    this.#unitBytes = target.image.reserveBytes ?? target.unitBytes;
+    this.#pieceBytes = Math.max(PIECE_BYTES, this.#unitBytes);
     this.#free = Array.from({ length: PIECES_UNDER_WAY + 1 }, () => new Uint8Array(this.#pieceBytes));
   }
 
   async all(): Promise<void> {
-    const { unitBytes, size } = this.#target;
+    const { size } = this.#target;
+    const unitBytes = this.#unitBytes;
     let done = 0;
     for await (const { kind, offset, length } of this.#source.extents()) {
       const end = Math.min(size, Math.ceil((offset + length) / unitBytes) * unitBytes);
@@ -88,7 +92,7 @@ class CompressedCopy {
 
   /** Units that are all zeros are left out; those that are not, neighbours together. */
   async #write(offset: number, piece: Uint8Array): Promise<void> {
-    const { unitBytes } = this.#target;
+    const unitBytes = this.#unitBytes;
     const isZeroAt = (at: number): boolean => isZero(piece.subarray(at, at + unitBytes));
     const writes: Promise<unknown>[] = [];
     for (let start = 0; start < piece.length; ) {

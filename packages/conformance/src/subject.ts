@@ -11,6 +11,11 @@ export interface ConformanceSubject {
   readonly drivers?: readonly BlockDriver[];
   /** The driver's own structures have checksums: damage to them must be found, never believed. */
   readonly checksummed?: boolean;
+  /**
+   * What a write to bytes that a snapshot shares copies, so that all of it may differ then, and what is compressed as one:
+   * where that is more than a unit.
+   */
+  readonly copyBytes?: number;
   /** A foreign program that gives its opinion on the images a run leaves. */
   readonly judge?: JudgeSpec;
   /** Where the structures of an image's file are, so that damage can be aimed at them. */

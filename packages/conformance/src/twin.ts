@@ -57,9 +57,10 @@ export class Twin {
     this.model.write(offset, bytes);
   }
 
-  /** Writes whole units, most of which can be made smaller; how many bytes are stored so. */
+  /** Writes whole units; most of what an image takes space by can be made smaller. How many bytes are stored so. */
   async writeCompressed(offset: number, length: number, tag: number = this.#nextTag++): Promise<number> {
-    const bytes = compressible(tag, length, this.disk.unitBytes);
+    const { reserveBytes, unitBytes } = this.disk.image;
+    const bytes = compressible(tag, length, reserveBytes ?? unitBytes);
     const compressed = await this.disk.writeCompressed(offset, bytes);
     this.model.write(offset, bytes);
     return compressed;

@@ -236,8 +236,9 @@ export interface DriverImage {
   /**
    * Present when this image can store units in compressed form (see `capabilities.compress`). `source` is whole units, or
    * reaches the end of the disk. Stores those that get smaller by it, visible as after a `commit`, and returns the others,
-   * in rising order, as they were: core writes them as any other bytes. What it throws after, it may have stored in part,
-   * whole units each. May be called again before it is done, for other units.
+   * and those that are a part of what is compressed as one (`reserveBytes`), in rising order, as they were: core writes
+   * them as any other bytes. What it throws after, it may have stored in part, whole units each. May be called again
+   * before it is done, for other units.
    */
   writeCompressed?(offset: number, source: Uint8Array): Awaitable<readonly GuestRange[]>;
   /**

@@ -34,6 +34,7 @@ const variants: readonly (readonly [BlockDriver, readonly OptionValues[], (reado
       { cluster_size: 512, lazy_refcounts: true },
       { cluster_size: 1024, compat: '0.10' },
       { cluster_size: 1024, compression_type: 'zstd' },
+      { cluster_size: 16_384, extended_l2: true },
     ],
   ],
   [vmdk, [{ grain_size: 4096 }]],

@@ -7,6 +7,7 @@ import { abortError } from './metadata.ts';
 import { References } from './references.ts';
 import { readRefcountTable } from './refcount-table.ts';
 import type { SnapshotTable } from './snapshot-table.ts';
+import { bitmapProblem, extendedEntryBytes } from './subclusters.ts';
 import { type TableAt, walkTables } from './walk.ts';
 
 /*
@@ -21,7 +22,7 @@ import { type TableAt, walkTables } from './walk.ts';
  */
 
 /** A structure that points where nothing can be. */
-interface Problem {
+export interface Problem {
   readonly structure: string;
   readonly message: string;
   readonly hostOffset?: number;
@@ -36,6 +37,8 @@ export interface Census {
 
 export const maxProblems: number = 1000;
 const activeL1 = 'L1 table';
+/** What an extended L2 entry says of subclusters; what it says is wrong, but no pointer is. */
+export const subclusterBitmap = 'subcluster bitmap';
 
 export async function takeCensus(
   file: ImageFile,
@@ -156,6 +159,7 @@ class Counting implements Census {
       const { clusterBytes: bytes } = this.#file.geometry;
       this.#tablesInPlace.push({ structure: 'L2 table', offset: at.hostOffset, bytes, uses: times });
       const clusters = this.#countEntries(view, times);
+      if (this.#file.header.extendedL2) this.#checkBitmaps(at, view);
       this.allocatedBytes += inActive * clusters * this.#file.geometry.clusterBytes;
       done += 1;
       options.onProgress?.({ done, total: uses.size });
@@ -165,11 +169,12 @@ class Counting implements Census {
 
   /** Counts the clusters of one L2 table; how many entries have some. */
   #countEntries(view: DataView, times: number): number {
-    const { clusterBytes } = this.#file.geometry;
-    const { clusterBits, version } = this.#file.header;
+    const { clusterBytes, l2EntryBytes } = this.#file.geometry;
+    const { clusterBits, version, extendedL2 } = this.#file.header;
+    const flags = version === 3 && !extendedL2 ? zeroFlag : 0;
     const fileBytes = this.#file.storage.size();
     let mapped = 0;
-    for (let at = 0; at < view.byteLength; at += 8) {
+    for (let at = 0; at < view.byteLength; at += l2EntryBytes) {
       const hi = view.getUint32(at);
       const lo = view.getUint32(at + 4);
       if (hi === 0 && lo === 0) continue;
@@ -185,16 +190,25 @@ class Counting implements Census {
         continue;
       }
       const hostOffset = hostOffsetOf(hi, lo);
-      if (isMalformed(hi, lo, clusterBytes, version === 3 ? zeroFlag : 0)) {
-        this.#problem('L2 table', `entry ${at / 8} has reserved bits set`, hostOffset);
+      if (isMalformed(hi, lo, clusterBytes, flags)) {
+        this.#problem('L2 table', `entry ${at / l2EntryBytes} has reserved bits set`, hostOffset);
       } else if (hostOffset >= fileBytes) {
-        this.#problem('L2 table', `entry ${at / 8} points past the end of the file`, hostOffset);
+        this.#problem('L2 table', `entry ${at / l2EntryBytes} points past the end of the file`, hostOffset);
       } else if (hostOffset !== 0) {
         this.references.add(hostOffset / clusterBytes, 1, times);
         mapped += 1;
       }
     }
     return mapped;
+  }
+
+  #checkBitmaps({ hostOffset }: TableAt, view: DataView): void {
+    for (let at = 0; at < view.byteLength; at += extendedEntryBytes) {
+      const problem = bitmapProblem(view, at);
+      const index = at / extendedEntryBytes;
+      if (problem !== undefined)
+        this.#problem(subclusterBitmap, `entry ${index}: ${problem}`, hostOffset + at);
+    }
   }
 
   /** Tables that are changed where they are, on clusters that something else refers to as well. */

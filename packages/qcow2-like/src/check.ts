@@ -1,5 +1,5 @@
 import { type CheckOptions, type CheckReport, corrupt, type Finding, viewOf } from '@cowlab/core';
-import { type Census, maxProblems, takeCensus } from './census.ts';
+import { type Census, maxProblems, type Problem, subclusterBitmap, takeCensus } from './census.ts';
 import { compressedFlag, copiedFlag, hostOffsetOf, zeroFlag } from './entries.ts';
 import type { ImageParts } from './image.ts';
 import type { ImageFile } from './image-file.ts';
@@ -22,6 +22,8 @@ import { type TableAt, walkTables } from './walk.ts';
  *   refcount block where nothing can be, or where something else is (the table, too)
  *                                        corruption; all counts are written anew
  *   other pointer where nothing can be   corruption that nothing here can mend: it is reported, and stays
+ *   bitmap of subclusters that says      the same, but all else is repaired
+ *   what cannot be
  *
  * While the dirty bit is set, the bookkeeping is stale and known to be: what is wrong with it is no corruption,
  * and the next open for writing sets it right.
@@ -69,11 +71,12 @@ export async function checkImage(parts: ImageParts, options: CheckOptions): Prom
   const { file, metadata } = parts;
   const census = await takeCensus(file, metadata?.snapshots ?? parts.snapshots, options);
   const report = new Report(file.name);
-  const isLost = census.problems.length > 0;
+  const lost = census.problems.filter(leadsNowhere);
+  const isLost = lost.length > 0;
   const isKnown = census.problems.length < maxProblems;
-  const canRebuild = options.repair === 'all' && isKnown && census.problems.every(isOfRefcounts);
+  const canRebuild = options.repair === 'all' && isKnown && lost.every(isOfRefcounts);
   for (const problem of census.problems) {
-    report.add({ severity: 'corruption', repaired: canRebuild, ...problem });
+    report.add({ severity: 'corruption', repaired: canRebuild && leadsNowhere(problem), ...problem });
   }
   const repairs = isLost && !canRebuild ? undefined : options.repair;
   const isStale = file.header.dirty;
@@ -120,7 +123,7 @@ export async function checkImage(parts: ImageParts, options: CheckOptions): Prom
 export async function recover(metadata: Metadata): Promise<void> {
   const { file } = metadata;
   const census = await takeCensus(file, metadata.snapshots, {});
-  const [problem] = census.problems;
+  const problem = census.problems.find(leadsNowhere);
   if (problem !== undefined) {
     const { structure, message, hostOffset } = problem;
     throw corrupt(file.name, structure, message, hostOffset === undefined ? {} : { offset: hostOffset });
@@ -134,7 +137,12 @@ export async function recover(metadata: Metadata): Promise<void> {
   await repair(metadata, census, () => mendCounts(metadata, census, wrong));
 }
 
-function isOfRefcounts({ structure }: { readonly structure: string }): boolean {
+/** A wrong bitmap says nothing of where anything is: it hinders no repair of what else there is. */
+function leadsNowhere({ structure }: Problem): boolean {
+  return structure !== subclusterBitmap;
+}
+
+function isOfRefcounts({ structure }: Problem): boolean {
   return structure === 'refcount block' || structure === 'refcount table';
 }
 
@@ -173,7 +181,7 @@ async function compareFlags(
   const tables = await soundActiveTables(file, references);
   for (const { hi, lo } of tables) compare(hi, lo, 'L1 table');
   await walkTables(file, tables, (_, view) => {
-    forEachCluster(view, (hi, lo) => compare(hi, lo, 'L2 table'));
+    forEachCluster(file, view, (hi, lo) => compare(hi, lo, 'L2 table'));
     return false;
   });
 }
@@ -197,8 +205,13 @@ async function soundActiveTables(
 }
 
 /** Visits the entries of an L2 table that have a standard cluster. */
-function forEachCluster(view: DataView, visit: (hi: number, lo: number, at: number) => void): void {
-  for (let at = 0; at < view.byteLength; at += 8) {
+function forEachCluster(
+  { geometry }: ImageFile,
+  view: DataView,
+  visit: (hi: number, lo: number, at: number) => void,
+): void {
+  const { l2EntryBytes } = geometry;
+  for (let at = 0; at < view.byteLength; at += l2EntryBytes) {
     const hi = view.getUint32(at);
     const lo = view.getUint32(at + 4);
     if ((hi & compressedFlag) === 0 && (hi !== 0 || lo !== 0)) visit(hi, lo, at);
@@ -232,7 +245,7 @@ async function mendFlags(metadata: Metadata, references: References): Promise<vo
   }
   await walkTables(file, tables, (_, view) => {
     let changed = false;
-    forEachCluster(view, (hi, lo, at) => {
+    forEachCluster(file, view, (hi, lo, at) => {
       const hostOffset = hostOffsetOf(hi, lo & ~zeroFlag);
       if (hostOffset === 0 || ((hi & copiedFlag) !== 0) === isOne(hostOffset)) return;
       view.setUint32(at, (hi ^ copiedFlag) >>> 0);

@@ -3,6 +3,7 @@ import { setCompressedEntry } from './entries.ts';
 import type { Metadata } from './metadata.ts';
 import { Packing } from './packing.ts';
 import type { Reservations } from './reservations.ts';
+import { setBitmap } from './subclusters.ts';
 import type { Table } from './table-cache.ts';
 
 /*
@@ -13,7 +14,8 @@ import type { Table } from './table-cache.ts';
  * That is the order of any other write: bytes before the entry that names them, and a flush writes counts before
  * tables (image.ts). A host cluster that already holds compressed bytes gets more of them behind those, which stay
  * as they are; so the sector where old and new meet is the same before and after in all that a flush has promised.
- * Clusters that do not get smaller are left to core, which writes them like any others.
+ * Clusters that do not get smaller are left to core, which writes them like any others. So are parts of clusters: where
+ * L2 entries are extended, the unit is a subcluster, but what is compressed is a cluster.
  */
 
 /** What is encoded at once: enough for every thread of the pool. */
@@ -43,8 +45,19 @@ export class CompressedWrites {
     this.#clusterBytes = metadata.file.geometry.clusterBytes;
   }
 
-  /** Stores what gets smaller of `source`, which is whole clusters or reaches the end of the disk; returns the rest. */
+  /** Stores what gets smaller of `source`, which is whole units or reaches the end of the disk; returns the rest. */
   async write(offset: number, source: Uint8Array): Promise<GuestRange[]> {
+    const end = offset + source.length;
+    const from = Math.min(end, Math.ceil(offset / this.#clusterBytes) * this.#clusterBytes);
+    const to = end === this.#metadata.file.header.size ? end : end - (end % this.#clusterBytes);
+    if (from >= to) return [{ offset, length: source.length }];
+    const left = await this.#writeClusters(from, source.subarray(from - offset, to - offset));
+    if (offset < from) left.unshift({ offset, length: from - offset });
+    if (to < end) left.push({ offset: to, length: end - to });
+    return left;
+  }
+
+  async #writeClusters(offset: number, source: Uint8Array): Promise<GuestRange[]> {
     const { l2SpanBytes } = this.#metadata.file.geometry;
     const step = Math.min(batchBytes, batchClusters * this.#clusterBytes);
     const left: GuestRange[] = [];
@@ -90,7 +103,7 @@ export class CompressedWrites {
     try {
       await this.#inTable(l1Index, (table) => {
         for (const { cluster } of encoded)
-          this.#reservations.requireSound(table.view, indexIn(table, cluster));
+          this.#reservations.requireSound(table.view, this.#indexIn(table, cluster));
         return this.#take(encoded, placed);
       });
       await this.#writeBytes(placed);
@@ -137,18 +150,20 @@ export class CompressedWrites {
 
   #enter(table: Table, placed: readonly Placed[]): Awaitable<void> {
     const { mapping, file } = this.#metadata;
+    const { l2EntryBytes } = file.geometry;
     for (const { cluster, hostOffset: offset, bytes } of placed) {
-      const index = indexIn(table, cluster);
+      const at = this.#indexIn(table, cluster) * l2EntryBytes;
       const { view } = table;
-      this.#metadata.releaseEntry(view.getUint32(index * 8), view.getUint32(index * 8 + 4), false);
-      setCompressedEntry(view, index, { offset, bytes: bytes.length }, file.header.clusterBits);
-      mapping.tables.markDirty(table, index * 8, index * 8 + 8);
+      this.#metadata.releaseEntry(view.getUint32(at), view.getUint32(at + 4), false);
+      setCompressedEntry(view, at, { offset, bytes: bytes.length }, file.header.clusterBits);
+      if (file.header.extendedL2) setBitmap(view, at, 0, 0);
+      mapping.tables.markDirty(table, at, at + l2EntryBytes);
     }
     return this.#metadata.settle();
   }
-}
 
-/** The number of a cluster's entry in its table. */
-function indexIn(table: Table, cluster: number): number {
-  return cluster - table.index * (table.view.byteLength / 8);
+  /** The number of a cluster's entry in its table. */
+  #indexIn(table: Table, cluster: number): number {
+    return cluster - table.index * this.#metadata.file.geometry.l2EntryCount;
+  }
 }

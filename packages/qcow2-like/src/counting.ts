@@ -9,6 +9,7 @@ import {
   zeroFlag,
 } from './entries.ts';
 import type { ImageFile } from './image-file.ts';
+import type { Geometry } from './layout.ts';
 import { abortError, type Metadata } from './metadata.ts';
 import type { ClusterRun } from './refcounts.ts';
 import { type TableAt, walkTables } from './walk.ts';
@@ -53,9 +54,10 @@ export function without(tables: readonly TableAt[], others: readonly TableAt[]):
 
 /** One more way leads to each table and to what it refers to: nobody owns them alone any more. */
 export async function countUp(walk: Walk, tables: readonly TableAt[]): Promise<void> {
+  const { l2EntryBytes } = walk.metadata.file.geometry;
   await countTables(walk, tables, 1, (view) => {
     let changed = false;
-    for (let at = 0; at < view.byteLength; at += 8) {
+    for (let at = 0; at < view.byteLength; at += l2EntryBytes) {
       const hi = view.getUint32(at);
       if ((hi & copiedFlag) === 0) continue;
       view.setUint32(at, (hi & ~copiedFlag) >>> 0);
@@ -105,28 +107,35 @@ function runAt(
   view: DataView,
   at: number,
 ): { readonly run: ClusterRun; readonly next: number } {
-  const { clusterBytes } = file.geometry;
+  const { clusterBytes, l2EntryBytes } = file.geometry;
   const hi = view.getUint32(at);
   const lo = view.getUint32(at + 4);
+  const next = at + l2EntryBytes;
   if ((hi & compressedFlag) !== 0) {
     const { offset, end } = compressedPlace(hi, lo, file.header.clusterBits);
     const first = Math.floor(offset / clusterBytes);
-    return { run: { first, count: Math.ceil(end / clusterBytes) - first }, next: at + 8 };
+    return { run: { first, count: Math.ceil(end / clusterBytes) - first }, next };
   }
   if (isMalformed(hi, lo, clusterBytes, zeroFlag))
-    throw malformedEntry(file.name, 'l2_table.entry', hi, lo, clusterBytes, at / 8);
+    throw malformedEntry(file.name, 'l2_table.entry', hi, lo, clusterBytes, at / l2EntryBytes);
   const hostOffset = hostOffsetOf(hi, lo & ~zeroFlag);
-  if (hostOffset === 0) return { run: { first: 0, count: 0 }, next: at + 8 };
-  const count = 1 + neighbours(view, at + 8, hi & ~copiedFlag, lo & ~zeroFlag, clusterBytes);
-  return { run: { first: hostOffset / clusterBytes, count }, next: at + count * 8 };
+  if (hostOffset === 0) return { run: { first: 0, count: 0 }, next };
+  const count = 1 + neighbours(view, next, hi & ~copiedFlag, lo & ~zeroFlag, file.geometry);
+  return { run: { first: hostOffset / clusterBytes, count }, next: at + count * l2EntryBytes };
 }
 
 /** How many entries from `at` on continue one of host offset `hi`, `lo`. Whole halves are compared: no bit is overlooked. */
-function neighbours(view: DataView, at: number, hi: number, lo: number, clusterBytes: number): number {
+function neighbours(
+  view: DataView,
+  at: number,
+  hi: number,
+  lo: number,
+  { clusterBytes, l2EntryBytes }: Geometry,
+): number {
   let count = 0;
   let expectedHi = hi;
   let expectedLo = lo >>> 0;
-  for (let next = at; next < view.byteLength; next += 8) {
+  for (let next = at; next < view.byteLength; next += l2EntryBytes) {
     expectedLo += clusterBytes;
     if (expectedLo > 0xffff_ffff) {
       expectedLo -= 2 ** 32;
@@ -145,7 +154,7 @@ function neighbours(view: DataView, at: number, hi: number, lo: number, clusterB
  */
 export async function markSoleOwners(metadata: Metadata, deleted: readonly TableAt[]): Promise<void> {
   const { file, mapping, refcounts } = metadata;
-  const { clusterBytes } = file.geometry;
+  const { clusterBytes, l2EntryBytes } = file.geometry;
   const touched = new Set(deleted.map(({ l1Index }) => l1Index));
   const countOf = refcounts.reader();
   const sole: TableAt[] = [];
@@ -156,7 +165,7 @@ export async function markSoleOwners(metadata: Metadata, deleted: readonly Table
   }
   await walkTables(file, sole, async (table, view) => {
     let changed = false;
-    for (let at = 0; at < view.byteLength; at += 8) {
+    for (let at = 0; at < view.byteLength; at += l2EntryBytes) {
       const hi = view.getUint32(at);
       if ((hi & (copiedFlag | compressedFlag)) !== 0) continue;
       const hostOffset = hostOffsetOf(hi, view.getUint32(at + 4) & ~zeroFlag);

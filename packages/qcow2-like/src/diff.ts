@@ -1,7 +1,9 @@
 import { type DiffBatch, type DiffExtent, viewOf } from '@cowlab/core';
 import { compressedFlag, copiedFlag, zeroFlag } from './entries.ts';
 import type { ImageFile } from './image-file.ts';
+import { subclusterCount } from './layout.ts';
 import { type Mapping, tableOffsetIn } from './mapping.ts';
+import { allocatedAt, allSubclusters, extendedEntryBytes, zerosAt } from './subclusters.ts';
 
 /*
  * Where two states differ, by L1 and L2 tables alone. What two states refer to is never changed in place (COPIED is
@@ -10,7 +12,7 @@ import { type Mapping, tableOffsetIn } from './mapping.ts';
  *   L2 tables of a span          then
  *   at one place, or none        nothing differs
  *   else                         both are read, and their entries compared; COPIED does not matter, and zero is
- *                                zero, whatever is set aside for it
+ *                                zero, whatever is set aside for it; extended entries, by subcluster
  */
 
 /** An L1 table; `mapping` for the active state, whose L2 tables may be newer in memory than in the file. */
@@ -33,7 +35,8 @@ const ENOUGH_EXTENTS = 16_384;
 /** The extents between `offset` and `end`, or as many of them as some dozens of L2 tables tell. Throws `ERR_CORRUPT`. */
 export async function diffStates(comparison: Comparison, offset: number, end: number): Promise<DiffBatch> {
   const { file, sides } = comparison;
-  const { l2SpanBytes, clusterBytes } = file.geometry;
+  const { l2SpanBytes, unitBytes } = file.geometry;
+  const compare = file.header.extendedL2 ? compareSubclusters : compareTables;
   const extents: DiffExtent[] = [];
   let read = 0;
   let l1Index = Math.floor(offset / l2SpanBytes);
@@ -47,11 +50,11 @@ export async function diffStates(comparison: Comparison, offset: number, end: nu
       await tableOf(file, sides[1], l1Index, other),
     ];
     const start = l1Index * l2SpanBytes;
-    compareTables(comparison, tables[0], tables[1], (first, count) => {
+    compare(comparison, tables[0], tables[1], (first, count) => {
       push(
         extents,
-        Math.max(offset, start + first * clusterBytes),
-        Math.min(end, start + (first + count) * clusterBytes),
+        Math.max(offset, start + first * unitBytes),
+        Math.min(end, start + (first + count) * unitBytes),
       );
     });
   }
@@ -77,13 +80,15 @@ async function tableOf(
   return viewOf(bytes);
 }
 
-/** Visits the runs of entries that say different things. */
-function compareTables(
-  { file, hasBacking }: Comparison,
+/** Visits the runs of units that a table says different things of. */
+type Compare = (
+  comparison: Comparison,
   one: DataView | undefined,
   other: DataView | undefined,
   visit: (first: number, count: number) => void,
-): void {
+) => void;
+
+const compareTables: Compare = ({ file, hasBacking }, one, other, visit) => {
   const zeros = file.header.version === 3 ? zeroFlag : 0;
   const differsAt = (index: number): boolean => {
     const at = index * 8;
@@ -103,4 +108,56 @@ function compareTables(
     if (index > first) visit(first, index - first);
     else index += 1;
   }
+};
+
+const compareSubclusters: Compare = ({ file, hasBacking }, one, other, visit) => {
+  const none = new DataView(new ArrayBuffer(extendedEntryBytes));
+  const { l2EntryCount } = file.geometry;
+  let first = 0;
+  let count = 0;
+  for (let index = 0; index < l2EntryCount; index += 1) {
+    const at = index * extendedEntryBytes;
+    const differing = differingSubclusters(
+      one === undefined ? subclustersAt(none, 0, hasBacking) : subclustersAt(one, at, hasBacking),
+      other === undefined ? subclustersAt(none, 0, hasBacking) : subclustersAt(other, at, hasBacking),
+    );
+    if (differing === 0 && count === 0) continue;
+    for (let subcluster = 0; subcluster < subclusterCount; subcluster += 1) {
+      if (((differing >>> subcluster) & 1) !== 0) {
+        if (count === 0) first = index * subclusterCount + subcluster;
+        count += 1;
+      } else if (count > 0) {
+        visit(first, count);
+        count = 0;
+      }
+    }
+  }
+  if (count > 0) visit(first, count);
+};
+
+/** What an extended entry says of its subclusters, a bit for each. */
+interface Subclusters {
+  readonly hi: number;
+  readonly lo: number;
+  readonly allocated: number;
+  /** Those that read as zeros, for one reason or another. */
+  readonly zeros: number;
+}
+
+function subclustersAt(view: DataView, at: number, hasBacking: boolean): Subclusters {
+  const hi = view.getUint32(at) & ~copiedFlag;
+  const isCompressed = (hi & compressedFlag) !== 0;
+  const allocated = isCompressed ? allSubclusters : allocatedAt(view, at);
+  const zeros = hasBacking ? zerosAt(view, at) : ~allocated;
+  return { hi, lo: view.getUint32(at + 4), allocated, zeros };
+}
+
+/** The same place means the same content; so do zeros, and the backing on both sides. */
+function differingSubclusters(one: Subclusters, other: Subclusters): number {
+  const isSamePlace = one.hi === other.hi && one.lo === other.lo;
+  const same =
+    (isSamePlace ? one.allocated & other.allocated : 0) |
+    (one.zeros & other.zeros) |
+    ~(one.allocated | one.zeros | other.allocated | other.zeros);
+  return ~same;
 }

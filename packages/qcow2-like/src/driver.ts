@@ -26,6 +26,7 @@ import {
   maxClusterBits,
   maxL1Bytes,
   minClusterBits,
+  minExtendedClusterBits,
 } from './layout.ts';
 import { Mapping } from './mapping.ts';
 import { loadSnapshots, Metadata } from './metadata.ts';
@@ -58,7 +59,8 @@ const capabilities: Capabilities = {
   repair: ['leaks', 'all'],
   concurrency: 'perRange',
   afterPowerLoss: 'leaks',
-  maxSize: (maxL1Bytes / 8) * geometryOf(16, 16).l2SpanBytes,
+  maxSize:
+    (maxL1Bytes / 8) * geometryOf({ clusterBits: 16, refcountBits: 16, extendedL2: false }).l2SpanBytes,
   sizeMultiple: 512,
 };
 
@@ -95,6 +97,11 @@ const options: OptionTable = {
     type: 'boolean',
     default: false,
     help: 'write reference counts when the image is closed; after a crash they are counted anew',
+  },
+  extended_l2: {
+    type: 'boolean',
+    default: false,
+    help: 'map by subcluster, a 32nd of a cluster: for cluster_size from 16K on, and compat=1.1',
   },
 };
 
@@ -147,6 +154,10 @@ function newHeader({ options: given, backing }: CreateRequest): Header {
   const compressionType = given.compression_type === 'zstd' ? 'zstd' : 'zlib';
   if (version === 2 && compressionType === 'zstd')
     throw invalidOption('compression_type', 'zstd', 'possible with compat=0.10');
+  const extendedL2 = given.extended_l2 === true;
+  if (version === 2 && extendedL2) throw invalidOption('extended_l2', true, 'possible with compat=0.10');
+  if (extendedL2 && clusterBytes < 2 ** minExtendedClusterBits)
+    throw invalidOption('extended_l2', true, 'possible with clusters of less than 16 KiB');
   return {
     version,
     clusterBits: Math.log2(clusterBytes),
@@ -160,6 +171,7 @@ function newHeader({ options: given, backing }: CreateRequest): Header {
     dirty: false,
     damaged: false,
     lazyRefcounts,
+    extendedL2,
     autoclear: 0n,
     refcountBits,
     compressionType,
@@ -170,7 +182,7 @@ function newHeader({ options: given, backing }: CreateRequest): Header {
 
 /** Writes an image of no size; `resize` then gives it its own. */
 async function writeEmpty(storage: Storage, header: Header): Promise<void> {
-  const { clusterBytes } = geometryOf(header.clusterBits, header.refcountBits);
+  const { clusterBytes } = geometryOf(header);
   const head = encodeHeader(header);
   if (head === undefined) {
     const file = header.backing?.file ?? '';

@@ -35,8 +35,19 @@ export function setEntry(
   flagsHi: number,
   flagsLo: number,
 ): void {
-  view.setUint32(index * 8, (Math.floor(hostOffset / two32) | flagsHi) >>> 0);
-  view.setUint32(index * 8 + 4, ((hostOffset % two32) | flagsLo) >>> 0);
+  setEntryAt(view, index * 8, hostOffset, flagsHi, flagsLo);
+}
+
+/** As `setEntry`, at a byte of the table. */
+export function setEntryAt(
+  view: DataView,
+  at: number,
+  hostOffset: number,
+  flagsHi: number,
+  flagsLo: number,
+): void {
+  view.setUint32(at, (Math.floor(hostOffset / two32) | flagsHi) >>> 0);
+  view.setUint32(at + 4, ((hostOffset % two32) | flagsLo) >>> 0);
 }
 
 /** Where a compressed cluster's bytes are: from `offset` up to, at most, `end`. */
@@ -50,17 +61,17 @@ export function maxCompressedOffset(clusterBits: number): number {
   return 2 ** (70 - clusterBits) - 1;
 }
 
-/** Writes the descriptor of `bytes` compressed bytes at `offset`, fewer than a cluster has. */
+/** Writes the descriptor of `bytes` compressed bytes at `offset`, fewer than a cluster has, at a byte of the table. */
 export function setCompressedEntry(
   view: DataView,
-  index: number,
+  at: number,
   { offset, bytes }: { readonly offset: number; readonly bytes: number },
   clusterBits: number,
 ): void {
   const sectors = Math.floor((offset + bytes - 1) / 512) - Math.floor(offset / 512);
   const hi = sectors * 2 ** (70 - clusterBits - 32) + Math.floor(offset / two32);
-  view.setUint32(index * 8, (compressedFlag | hi) >>> 0);
-  view.setUint32(index * 8 + 4, offset % two32);
+  view.setUint32(at, (compressedFlag | hi) >>> 0);
+  view.setUint32(at + 4, offset % two32);
 }
 
 /** Decodes a compressed cluster descriptor; the number of its offset bits depends on the cluster size. */

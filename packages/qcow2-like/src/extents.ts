@@ -30,11 +30,11 @@ export interface BackingSlot {
  * Neighbouring clusters with the same answer (for data: the next host cluster) join, up to the table's end.
  */
 export class Extents {
-  readonly #file: ImageFile;
+  protected readonly file: ImageFile;
+  protected readonly ownFlag: number;
   readonly #mapping: Mapping;
   readonly #compressed: CompressedClusters;
   readonly #backing: BackingSlot;
-  readonly #ownFlag: number;
   readonly #clusterBytes: number;
   readonly #spanBytes: number;
   readonly #zeroFlag: number;
@@ -48,11 +48,11 @@ export class Extents {
     backing: BackingSlot,
     writable: boolean,
   ) {
-    this.#file = file;
+    this.file = file;
     this.#mapping = mapping;
     this.#compressed = compressed;
     this.#backing = backing;
-    this.#ownFlag = writable ? copiedFlag : 0;
+    this.ownFlag = writable ? copiedFlag : 0;
     this.#clusterBytes = file.geometry.clusterBytes;
     this.#spanBytes = file.geometry.l2SpanBytes;
     this.#zeroFlag = file.header.version === 3 ? zeroFlag : 0;
@@ -62,12 +62,10 @@ export class Extents {
   at(offset: number, length: number): Awaitable<Extent> {
     const l1Index = Math.floor(offset / this.#spanBytes);
     const table = this.#mapping.tables.peek(l1Index);
-    if (table !== undefined) return this.#inTable(table, offset, length);
+    if (table !== undefined) return this.inTable(table, offset, length);
     const loaded = this.#mapping.table(l1Index);
     return andThen(loaded, (there) =>
-      there === undefined
-        ? this.#withoutTable(l1Index, offset, length)
-        : this.#inTable(there, offset, length),
+      there === undefined ? this.#withoutTable(l1Index, offset, length) : this.inTable(there, offset, length),
     );
   }
 
@@ -75,16 +73,16 @@ export class Extents {
     const end = offset + length;
     let next = l1Index + 1;
     while (next * this.#spanBytes < end && this.#mapping.tableOffset(next) === 0) next += 1;
-    return this.#unallocated(offset, Math.min(length, next * this.#spanBytes - offset));
+    return this.unallocated(offset, Math.min(length, next * this.#spanBytes - offset));
   }
 
-  #unallocated(offset: number, length: number): Extent {
+  protected unallocated(offset: number, length: number): Extent {
     const source = this.#backing.current;
     if (source === undefined) return { kind: 'zero', length, allocated: false };
     return { kind: 'backing', length, source, offset };
   }
 
-  #inTable(table: Table, offset: number, length: number): Extent {
+  protected inTable(table: Table, offset: number, length: number): Extent {
     const { view } = table;
     const cluster = Math.floor(offset / this.#clusterBytes);
     const within = offset - cluster * this.#clusterBytes;
@@ -92,7 +90,7 @@ export class Extents {
     const hi = view.getUint32(index * 8);
     const lo = view.getUint32(index * 8 + 4);
     const inCluster = this.#clusterBytes - within;
-    if ((hi & compressedFlag) !== 0) return this.#encoded(hi, lo, within, Math.min(length, inCluster));
+    if ((hi & compressedFlag) !== 0) return this.encoded(hi, lo, within, Math.min(length, inCluster));
     this.#check(hi, lo, index);
     const rest = length - inCluster;
     if ((lo & this.#zeroFlag) !== 0) {
@@ -106,18 +104,18 @@ export class Extents {
     const hostOffset = hostOffsetOf(hi, lo);
     if (hostOffset === 0) {
       const more = this.#endOfNone(view, index, rest) - index - 1;
-      return this.#unallocated(offset, Math.min(length, inCluster + more * this.#clusterBytes));
+      return this.unallocated(offset, Math.min(length, inCluster + more * this.#clusterBytes));
     }
     const more = rest <= 0 ? 0 : this.#endOfData(view, index, hi, hostOffset, rest) - index - 1;
-    this.#requireInside(hostOffset + more * this.#clusterBytes, index);
+    this.requireInside(hostOffset + more * this.#clusterBytes, index);
     const place = hostOffset + within;
     const mapped = Math.min(length, inCluster + more * this.#clusterBytes);
     return {
       kind: 'data',
       length: mapped,
-      storage: this.#file.storage,
+      storage: this.file.storage,
       hostOffset: place,
-      owned: (hi & this.#ownFlag) !== 0 && this.#file.mayOverwrite(place, mapped),
+      owned: (hi & this.ownFlag) !== 0 && this.file.mayOverwrite(place, mapped),
     };
   }
 
@@ -160,11 +158,11 @@ export class Extents {
     return next;
   }
 
-  #encoded(hi: number, lo: number, within: number, length: number): Extent {
-    const { offset } = compressedPlace(hi, lo, this.#file.header.clusterBits);
-    if (offset >= this.#file.storage.size()) {
+  protected encoded(hi: number, lo: number, within: number, length: number): Extent {
+    const { offset } = compressedPlace(hi, lo, this.file.header.clusterBits);
+    if (offset >= this.file.storage.size()) {
       const problem = 'compressed data past the end of the file';
-      throw corrupt(this.#file.name, 'l2_table.entry', problem, { offset });
+      throw corrupt(this.file.name, 'l2_table.entry', problem, { offset });
     }
     return { kind: 'encoded', length, read: (target) => this.#compressed.read(hi, lo, within, target) };
   }
@@ -173,17 +171,17 @@ export class Extents {
     if (isMalformed(hi, lo, this.#clusterBytes, this.#zeroFlag)) {
       if (this.#zeroFlag === 0 && (lo & zeroFlag) !== 0) {
         const problem = 'ZERO is set, which version 2 does not have';
-        throw fatalCorrupt(this.#file.name, 'l2_table.entry', problem, { index });
+        throw fatalCorrupt(this.file.name, 'l2_table.entry', problem, { index });
       }
-      throw malformedEntry(this.#file.name, 'l2_table.entry', hi, lo, this.#clusterBytes, index);
+      throw malformedEntry(this.file.name, 'l2_table.entry', hi, lo, this.#clusterBytes, index);
     }
   }
 
-  #requireInside(hostOffset: number, index: number): void {
+  protected requireInside(hostOffset: number, index: number): void {
     if (hostOffset < this.#knownEnd) return;
-    this.#knownEnd = this.#file.storage.size();
+    this.#knownEnd = this.file.storage.size();
     if (hostOffset < this.#knownEnd) return;
-    throw corrupt(this.#file.name, 'l2_table.entry', `data at ${hostOffset} lies past the end of the file`, {
+    throw corrupt(this.file.name, 'l2_table.entry', `data at ${hostOffset} lies past the end of the file`, {
       index,
       offset: hostOffset,
     });

@@ -32,7 +32,7 @@ export class ImageFile {
     this.storage = storage;
     this.header = header;
     this.codec = codec;
-    this.geometry = geometryOf(header.clusterBits, header.refcountBits);
+    this.geometry = geometryOf(header);
     this.#page = page;
   }
 

@@ -27,13 +27,16 @@ import type { Mapping } from './mapping.ts';
 import type { Metadata } from './metadata.ts';
 import { Reservations } from './reservations.ts';
 import { resizeImage } from './resize.ts';
+import { SubclusterExtents } from './subcluster-extents.ts';
+import { SubclusterReservations } from './subcluster-reservations.ts';
 import { Qcow2Snapshots } from './snapshots.ts';
 import type { SnapshotTable } from './snapshot-table.ts';
 
 /*
  * One opened image. The order in which changes reach the disk; «flush» is the storage's:
  *
- *   guest write     data in place, or into clusters that are free; the rest of this changes memory only
+ *   guest write     data in place, or into clusters and subclusters that are free; the rest of this changes memory
+ *                   only. The bitmap of an extended L2 entry changes with its entry: both lie in one sector
  *   compressed      the same: into space that is free, maybe behind other compressed bytes (compressed-writes.ts)
  *   flush           1  refcount blocks; new ones «flush» before the refcount table points to them
  *                      new L2 tables, and copies of shared ones: nothing points to them yet
@@ -82,6 +85,8 @@ interface SnapshotView {
 
 export class Qcow2Image implements DriverImage {
   readonly unitBytes: number;
+  /** Space is taken by cluster, so whoever may take some holds whole clusters. */
+  readonly reserveBytes: number;
   readonly snapshots: DriverSnapshots;
   /** Absent where nothing can be written. */
   readonly writeCompressed?: (offset: number, source: Uint8Array) => Awaitable<readonly GuestRange[]>;
@@ -96,10 +101,14 @@ export class Qcow2Image implements DriverImage {
     const { file, mapping, backing, metadata } = parts;
     this.#parts = parts;
     this.#view = view;
-    this.unitBytes = file.geometry.clusterBytes;
+    this.unitBytes = file.geometry.unitBytes;
+    this.reserveBytes = file.geometry.clusterBytes;
     this.#compressed = new CompressedClusters(file);
-    this.#extents = new Extents(file, mapping, this.#compressed, backing, metadata !== undefined);
-    this.#reservations = metadata && new Reservations(metadata, backing, this.#extents);
+    const { extendedL2 } = file.header;
+    const ExtentsOfKind = extendedL2 ? SubclusterExtents : Extents;
+    const ReservationsOfKind = extendedL2 ? SubclusterReservations : Reservations;
+    this.#extents = new ExtentsOfKind(file, mapping, this.#compressed, backing, metadata !== undefined);
+    this.#reservations = metadata && new ReservationsOfKind(metadata, backing, this.#extents);
     if (metadata !== undefined && this.#reservations !== undefined) {
       const writes = new CompressedWrites(metadata, this.#reservations);
       this.writeCompressed = (offset, source) =>
@@ -203,6 +212,7 @@ export class Qcow2Image implements DriverImage {
         'refcount bits': geometry.refcountBits,
         'compression type': header.compressionType,
         'lazy refcounts': header.lazyRefcounts,
+        'extended l2': header.extendedL2,
         corrupt: header.damaged,
         snapshots: header.snapshotCount,
       },

@@ -17,7 +17,7 @@ export const headerFields = {
   incompatible_features: {
     at: 72,
     bytes: 8,
-    meaning: 'bit 0 dirty, bit 1 corrupt, bit 3 compression type',
+    meaning: 'bit 0 dirty, bit 1 corrupt, bit 3 compression type, bit 4 extended L2',
     valid: 'these bits',
   },
   compatible_features: { at: 80, bytes: 8, meaning: 'bit 0 lazy refcounts', valid: 'any' },

@@ -16,6 +16,10 @@ export const magic = 0x514649fb;
 
 export const minClusterBits = 9;
 export const maxClusterBits = 21;
+/** A subcluster has at least a sector. */
+export const minExtendedClusterBits = 14;
+/** With extended L2 entries, a cluster is so many subclusters. */
+export const subclusterCount = 32;
 /** QEMU's own limits: larger tables are refused there and here. */
 export const maxL1Bytes: number = 32 * 1024 * 1024;
 export const maxRefcountTableBytes: number = 8 * 1024 * 1024;
@@ -30,6 +34,7 @@ export const writtenHeaderBytes = 112;
 const incompatibleDirty = 1n;
 const incompatibleCorrupt = 2n;
 const incompatibleCompression = 8n;
+const incompatibleExtendedL2 = 16n;
 const incompatibleNames: readonly string[] = [
   'dirty',
   'corrupt',
@@ -74,6 +79,8 @@ export interface Header {
   /** Some program found the image damaged: it must not be written to. */
   readonly damaged: boolean;
   readonly lazyRefcounts: boolean;
+  /** L2 entries of 128 bits, which tell of the subclusters of their cluster. */
+  readonly extendedL2: boolean;
   readonly autoclear: bigint;
   readonly refcountBits: number;
   readonly compressionType: CompressionType;
@@ -105,6 +112,9 @@ export type HeaderPatch = Partial<
 /** Sizes that follow from the header. */
 export interface Geometry {
   readonly clusterBytes: number;
+  /** What an L2 entry tells of on its own: a subcluster with extended L2 entries, a cluster without. */
+  readonly unitBytes: number;
+  readonly l2EntryBytes: 8 | 16;
   readonly l2EntryCount: number;
   /** Guest bytes that one L2 table maps. */
   readonly l2SpanBytes: number;
@@ -113,12 +123,19 @@ export interface Geometry {
   readonly maxRefcount: number;
 }
 
-export function geometryOf(clusterBits: number, refcountBits: number): Geometry {
+export function geometryOf({
+  clusterBits,
+  refcountBits,
+  extendedL2,
+}: Pick<Header, 'clusterBits' | 'refcountBits' | 'extendedL2'>): Geometry {
   const clusterBytes = 2 ** clusterBits;
+  const l2EntryBytes = extendedL2 ? 16 : 8;
   return {
     clusterBytes,
-    l2EntryCount: clusterBytes / 8,
-    l2SpanBytes: (clusterBytes / 8) * clusterBytes,
+    unitBytes: extendedL2 ? clusterBytes / subclusterCount : clusterBytes,
+    l2EntryBytes,
+    l2EntryCount: clusterBytes / l2EntryBytes,
+    l2SpanBytes: (clusterBytes / l2EntryBytes) * clusterBytes,
     refcountBits,
     refcountsPerBlock: (clusterBytes * 8) / refcountBits,
     maxRefcount: refcountBits > 52 ? Number.MAX_SAFE_INTEGER : 2 ** refcountBits - 1,
@@ -183,6 +200,7 @@ export function decodeHeader(area: Uint8Array, fileBytes: number, file: string):
     dirty: (features.incompatible & incompatibleDirty) !== 0n,
     damaged: (features.incompatible & incompatibleCorrupt) !== 0n,
     lazyRefcounts: (features.compatible & compatibleLazyRefcounts) !== 0n,
+    extendedL2: (features.incompatible & incompatibleExtendedL2) !== 0n,
     autoclear: features.autoclear,
     refcountBits: features.refcountBits,
     compressionType: features.compressionType,
@@ -228,7 +246,7 @@ function decodeFeatures(view: DataView, file: string): Features {
     throw corrupt(file, 'header.header_length', `${headerBytes} bytes`, { value: headerBytes });
   }
   const incompatible = view.getBigUint64(fields.incompatible_features.at);
-  const known = incompatibleDirty | incompatibleCorrupt | incompatibleCompression;
+  const known = incompatibleDirty | incompatibleCorrupt | incompatibleCompression | incompatibleExtendedL2;
   const unknown = incompatible & ~known;
   if (unknown !== 0n) {
     const bit = unknown.toString(2).length - 1;
@@ -236,6 +254,11 @@ function decodeFeatures(view: DataView, file: string): Features {
     throw unsupported(file, 'header.incompatible_features', `bit ${bit} (${name}) is set`, {
       value: incompatible,
     });
+  }
+  const clusterBits = view.getUint32(fields.cluster_bits.at);
+  if ((incompatible & incompatibleExtendedL2) !== 0n && clusterBits < minExtendedClusterBits) {
+    const problem = `${clusterBits} is too small for extended L2 entries`;
+    throw unsupported(file, 'header.cluster_bits', problem, { value: clusterBits });
   }
   const order = view.getUint32(fields.refcount_order.at);
   if (order > 6) throw corrupt(file, 'header.refcount_order', `${order} is more than 6`, { value: order });
@@ -334,7 +357,7 @@ function decodeBacking(
 }
 
 function validateTables(header: Header, fileBytes: number, file: string): void {
-  const { clusterBytes, l2SpanBytes } = geometryOf(header.clusterBits, header.refcountBits);
+  const { clusterBytes, l2SpanBytes } = geometryOf(header);
   const l1Bytes = header.l1EntryCount * 8;
   if (l1Bytes > maxL1Bytes) {
     throw unsupported(file, 'header.l1_size', `${header.l1EntryCount} entries`, {
@@ -428,10 +451,11 @@ export function encodeHeader(header: Header): Uint8Array | undefined {
   const { version, dirty: _dirty, damaged: _damaged, autoclear: _autoclear, ...patch } = header;
   patchHeader(bytes, patch);
   if (version === 3) {
-    if (header.compressionType !== 'zlib') {
-      view.setBigUint64(fields.incompatible_features.at, incompatibleCompression);
-      view.setUint8(fields.compression_type.at, compressionTypes.indexOf(header.compressionType));
-    }
+    const incompatible =
+      (header.compressionType === 'zlib' ? 0n : incompatibleCompression) |
+      (header.extendedL2 ? incompatibleExtendedL2 : 0n);
+    view.setBigUint64(fields.incompatible_features.at, incompatible);
+    view.setUint8(fields.compression_type.at, compressionTypes.indexOf(header.compressionType));
     view.setBigUint64(fields.compatible_features.at, header.lazyRefcounts ? compatibleLazyRefcounts : 0n);
     view.setUint32(fields.refcount_order.at, Math.log2(header.refcountBits));
     view.setUint32(fields.header_length.at, writtenHeaderBytes);

@@ -18,8 +18,14 @@ import type { Table } from './table-cache.ts';
  *     backing shows through, real zeros are written.
  */
 
-/** Space for a write: the clusters from `first` take the place of the L2 entries from `index`. */
-class Qcow2Placement implements Placement {
+/** Space for a write: the clusters of `run` take the place of those of the L2 entries. */
+export interface PlacedRun extends Placement {
+  readonly run: ClusterRun;
+  /** The clusters belong to these entries already. */
+  readonly kept: boolean;
+}
+
+class Qcow2Placement implements PlacedRun {
   readonly storage: Storage;
   readonly guestOffset: number;
   readonly length: number;
@@ -28,7 +34,6 @@ class Qcow2Placement implements Placement {
   readonly tail: number;
   readonly fresh: boolean;
   readonly run: ClusterRun;
-  /** The clusters belong to these entries already. */
   readonly kept: boolean;
 
   constructor(storage: Storage, clusterBytes: number, run: ClusterRun, request: Request, kept: boolean) {
@@ -53,33 +58,33 @@ interface Request {
 }
 
 export class Reservations {
-  readonly #metadata: Metadata;
+  protected readonly metadata: Metadata;
+  protected readonly extents: Extents;
   readonly #backing: BackingSlot;
-  readonly #extents: Extents;
   readonly #clusterBytes: number;
   readonly #spanBytes: number;
   readonly #hasZeroFlag: boolean;
 
   constructor(metadata: Metadata, backing: BackingSlot, extents: Extents) {
     const { geometry, header } = metadata.file;
-    this.#metadata = metadata;
+    this.metadata = metadata;
     this.#backing = backing;
-    this.#extents = extents;
+    this.extents = extents;
     this.#clusterBytes = geometry.clusterBytes;
     this.#spanBytes = geometry.l2SpanBytes;
     this.#hasZeroFlag = header.version === 3;
   }
 
   reserve(offset: number, length: number): Awaitable<Placement> {
-    this.#metadata.assertUsable();
+    this.metadata.assertUsable();
     const l1Index = Math.floor(offset / this.#spanBytes);
-    return this.#metadata.turns.take(() =>
-      this.#metadata.withOwnTable(l1Index, (table) => this.#placeIn(table, offset, length)),
+    return this.metadata.turns.take(() =>
+      this.metadata.withOwnTable(l1Index, (table) => this.placeIn(table, offset, length)),
     );
   }
 
-  #placeIn(table: Table, offset: number, length: number): Awaitable<Placement> {
-    const { storage } = this.#metadata.file;
+  protected placeIn(table: Table, offset: number, length: number): Awaitable<Placement> {
+    const { storage } = this.metadata.file;
     const cluster = Math.floor(offset / this.#clusterBytes);
     const within = offset - cluster * this.#clusterBytes;
     const index = cluster - table.index * (this.#clusterBytes / 8);
@@ -90,7 +95,7 @@ export class Reservations {
     );
     const kept = keptRun(table.view, index, wanted, this.#clusterBytes);
     if (kept !== undefined) {
-      this.#metadata.file.guard?.assertFree(kept.first * this.#clusterBytes, kept.count * this.#clusterBytes);
+      this.metadata.file.guard?.assertFree(kept.first * this.#clusterBytes, kept.count * this.#clusterBytes);
       return new Qcow2Placement(storage, this.#clusterBytes, kept, request, true);
     }
     this.requireSound(table.view, index);
@@ -101,7 +106,7 @@ export class Reservations {
       count += 1;
     }
     return andThen(
-      this.#metadata.refcounts.allocate(count),
+      this.metadata.refcounts.allocate(count),
       (run) => new Qcow2Placement(storage, this.#clusterBytes, run, request, false),
     );
   }
@@ -110,7 +115,7 @@ export class Reservations {
   #requireFree(view: DataView, index: number, end: number): void {
     for (let at = index; at < end && isOwned(view, at); at += 1) {
       const hostOffset = hostOffsetOf(view.getUint32(at * 8), view.getUint32(at * 8 + 4));
-      this.#metadata.file.guard?.assertFree(hostOffset, this.#clusterBytes);
+      if (hostOffset !== 0) this.metadata.file.guard?.assertFree(hostOffset, this.#clusterBytes);
     }
   }
 
@@ -123,56 +128,61 @@ export class Reservations {
     )
       return;
     const lo = view.getUint32(index * 8 + 4);
-    throw malformedEntry(this.#metadata.file.name, 'l2_table.entry', hi, lo, this.#clusterBytes, index);
+    throw malformedEntry(this.metadata.file.name, 'l2_table.entry', hi, lo, this.#clusterBytes, index);
   }
 
   commit(placement: Placement): Awaitable<void> {
     const { guestOffset } = placement;
     const l1Index = Math.floor(guestOffset / this.#spanBytes);
-    return this.#metadata.turns.take(() => {
-      this.#metadata.assertUsable();
-      return this.#metadata.withOwnTable(l1Index, (table) => {
-        this.#enter(table, placement as Qcow2Placement);
-        return this.#metadata.settle();
+    return this.metadata.turns.take(() => {
+      this.metadata.assertUsable();
+      return this.metadata.withOwnTable(l1Index, (table) => {
+        this.enter(table, placement as PlacedRun);
+        return this.metadata.settle();
       });
     });
   }
 
-  #enter(table: Table, { guestOffset, run, kept }: Qcow2Placement): void {
+  protected enter(table: Table, { guestOffset, run, kept }: PlacedRun): void {
     const { view } = table;
     const index = Math.floor(guestOffset / this.#clusterBytes) - table.index * (this.#clusterBytes / 8);
     for (let nth = 0; nth < run.count; nth += 1) {
       const at = (index + nth) * 8;
-      if (!kept) this.#metadata.releaseEntry(view.getUint32(at), view.getUint32(at + 4), false);
+      if (!kept) this.metadata.releaseEntry(view.getUint32(at), view.getUint32(at + 4), false);
       setEntry(view, index + nth, (run.first + nth) * this.#clusterBytes, copiedFlag, 0);
     }
-    this.#metadata.mapping.tables.markDirty(table, index * 8, (index + run.count) * 8);
+    this.metadata.mapping.tables.markDirty(table, index * 8, (index + run.count) * 8);
   }
 
   abort(placement: Placement): void {
-    const { run, kept } = placement as Qcow2Placement;
-    if (!kept) this.#metadata.refcounts.release(run.first, run.count, false);
+    const { run, kept } = placement as PlacedRun;
+    if (!kept) this.metadata.refcounts.release(run.first, run.count, false);
   }
 
   /** Makes whole clusters read as zeros; the range may end with the disk. */
   async unmap(offset: number, length: number, mode: 'discard' | 'zero'): Promise<void> {
-    this.#metadata.assertUsable();
+    this.metadata.assertUsable();
     const end = offset + length;
-    const last = this.#metadata.mapping.l1EntryCount;
+    const last = this.metadata.mapping.l1EntryCount;
     for (let l1Index = Math.floor(offset / this.#spanBytes); l1Index < last; l1Index += 1) {
       const from = Math.max(offset, l1Index * this.#spanBytes);
       const to = Math.min(end, (l1Index + 1) * this.#spanBytes);
       if (from >= to) break;
-      await this.#unmapInTable(l1Index, from, to, mode);
+      await this.unmapInTable(l1Index, from, to, mode);
     }
   }
 
-  async #unmapInTable(l1Index: number, from: number, to: number, mode: 'discard' | 'zero'): Promise<void> {
+  protected async unmapInTable(
+    l1Index: number,
+    from: number,
+    to: number,
+    mode: 'discard' | 'zero',
+  ): Promise<void> {
     const base = l1Index * (this.#clusterBytes / 8);
     const first = Math.floor(from / this.#clusterBytes) - base;
     const stop = Math.ceil(to / this.#clusterBytes) - base;
-    const present = await this.#metadata.mapping.table(l1Index);
-    if (present === undefined && !this.#showsBacking(from)) return;
+    const present = await this.metadata.mapping.table(l1Index);
+    if (present === undefined && !this.showsBacking(from)) return;
     const toWrite: number[] = [];
     const changes: [index: number, entry: Exclude<ZeroedEntry, 'write zeros'>][] = [];
     for (let index = first; index < stop; index += 1) {
@@ -183,17 +193,17 @@ export class Reservations {
     }
     if (changes.length > 0) {
       // The range is held by this request: no entry in it has changed since.
-      await this.#metadata.turns.take(() =>
-        this.#metadata.withOwnTable(l1Index, (table) => {
+      await this.metadata.turns.take(() =>
+        this.metadata.withOwnTable(l1Index, (table) => {
           for (const [index, entry] of changes) this.#replace(table, index, entry, mode);
-          return this.#metadata.settle();
+          return this.metadata.settle();
         }),
       );
     }
     for (const guestOffset of toWrite) await this.#writeZeros(guestOffset);
   }
 
-  #showsBacking(guestOffset: number): boolean {
+  protected showsBacking(guestOffset: number): boolean {
     const backing = this.#backing.current;
     return backing !== undefined && guestOffset < backing.size;
   }
@@ -208,7 +218,7 @@ export class Reservations {
     if (view !== undefined) this.requireSound(view, index);
     const hi = view?.getUint32(index * 8) ?? 0;
     const lo = view?.getUint32(index * 8 + 4) ?? 0;
-    const shows = this.#showsBacking(guestOffset);
+    const shows = this.showsBacking(guestOffset);
     const isNone = hi === 0 && lo === 0;
     if (!this.#hasZeroFlag) return shows ? 'write zeros' : isNone ? undefined : 'none';
     const isZero = (hi & compressedFlag) === 0 && (lo & zeroFlag) !== 0;
@@ -230,15 +240,15 @@ export class Reservations {
     const lo = view.getUint32(index * 8 + 4);
     if (entry === 'zero, cluster kept') setEntry(view, index, hostOffsetOf(hi, lo), copiedFlag, zeroFlag);
     else {
-      this.#metadata.releaseEntry(hi, lo, mode === 'discard');
+      this.metadata.releaseEntry(hi, lo, mode === 'discard');
       setEntry(view, index, 0, 0, entry === 'zero' ? zeroFlag : 0);
     }
-    this.#metadata.mapping.tables.markDirty(table, index * 8, index * 8 + 8);
+    this.metadata.mapping.tables.markDirty(table, index * 8, index * 8 + 8);
   }
 
   /** One cluster of real zeros, in place or in a new cluster. */
   async #writeZeros(guestOffset: number): Promise<void> {
-    const extent = await this.#extents.at(guestOffset, this.#clusterBytes);
+    const extent = await this.extents.at(guestOffset, this.#clusterBytes);
     if (extent.kind === 'data' && extent.owned) {
       await extent.storage.zero(extent.hostOffset, this.#clusterBytes);
       return;
@@ -257,7 +267,7 @@ export class Reservations {
 type ZeroedEntry = 'none' | 'zero' | 'zero, cluster kept' | 'write zeros';
 
 function isOwned(view: DataView, index: number): boolean {
-  return (view.getUint32(index * 8) & copiedFlag) !== 0;
+  return (view.getUint32(index * 8) & (copiedFlag | compressedFlag)) >>> 0 === copiedFlag;
 }
 
 /** The clusters that owned ZERO entries from `index` on have kept, as far as they lie together. */
@@ -271,6 +281,8 @@ function keptRun(
   const hostOffset = (at: number): number => hostOffsetOf(view.getUint32(at * 8), view.getUint32(at * 8 + 4));
   if (!isKept(index)) return undefined;
   const start = hostOffset(index);
+  // No entry has kept the header.
+  if (start === 0) return undefined;
   let count = 1;
   while (
     count < wanted &&

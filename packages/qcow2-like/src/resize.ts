@@ -1,5 +1,6 @@
-import { type Backing, CowlabError, type LongCallOptions, readExtent } from '@cowlab/core';
+import { type Backing, CowlabError, type LongCallOptions } from '@cowlab/core';
 import type { Extents } from './extents.ts';
+import { writeAround } from './fill.ts';
 import { maxL1Bytes } from './layout.ts';
 import { abortError, type Metadata } from './metadata.ts';
 import type { Reservations } from './reservations.ts';
@@ -35,9 +36,9 @@ export async function resizeImage(parts: ResizeParts, size: number, options: Lon
 }
 
 async function shrink({ metadata, writes }: ResizeParts, present: number, size: number): Promise<void> {
-  const { clusterBytes } = metadata.file.geometry;
+  const { unitBytes } = metadata.file.geometry;
   await metadata.file.update({ size });
-  const from = Math.ceil(size / clusterBytes) * clusterBytes;
+  const from = Math.ceil(size / unitBytes) * unitBytes;
   if (from < present) await writes.unmap(from, present - from, 'discard');
   await metadata.sync();
 }
@@ -45,10 +46,10 @@ async function shrink({ metadata, writes }: ResizeParts, present: number, size: 
 async function grow(parts: ResizeParts, present: number, size: number): Promise<void> {
   const { metadata, writes } = parts;
   const { file } = metadata;
-  const { clusterBytes, l2SpanBytes } = file.geometry;
+  const { unitBytes, l2SpanBytes } = file.geometry;
   const entryCount = Math.ceil(size / l2SpanBytes);
   if (entryCount > metadata.mapping.l1EntryCount) await growL1(metadata, entryCount);
-  const from = Math.ceil(present / clusterBytes) * clusterBytes;
+  const from = Math.ceil(present / unitBytes) * unitBytes;
   await clearTail(parts, present, from);
   if (from < size) await writes.unmap(from, size - from, 'discard');
   await metadata.sync();
@@ -80,29 +81,18 @@ async function growL1(metadata: Metadata, entryCount: number): Promise<void> {
   if (oldClusters > 0) metadata.refcounts.release(oldOffset / clusterBytes, oldClusters, false);
 }
 
-/** Makes the rest of the last cluster read as zeros: it comes into sight. */
+/** Makes the rest of the last unit read as zeros: it comes into sight. */
 async function clearTail(
   { metadata, backing, writes, extents }: ResizeParts,
   present: number,
   end: number,
 ): Promise<void> {
   if (present === end) return;
-  const { clusterBytes } = metadata.file.geometry;
-  const start = end - clusterBytes;
-  const extent = await extents.at(start, clusterBytes);
+  const { unitBytes } = metadata.file.geometry;
+  const start = end - unitBytes;
+  const extent = await extents.at(start, unitBytes);
   if (extent.kind === 'zero' || (extent.kind === 'backing' && (backing?.size ?? 0) <= present)) return;
-  if (extent.kind === 'data' && extent.owned) {
+  if (extent.kind === 'data' && extent.owned)
     await extent.storage.zero(extent.hostOffset + (present - start), end - present);
-    return;
-  }
-  const cluster = new Uint8Array(clusterBytes);
-  await readExtent(extent, cluster.subarray(0, present - start));
-  const placement = await writes.reserve(start, clusterBytes);
-  try {
-    await placement.storage.write(placement.hostOffset, cluster);
-  } catch (error) {
-    writes.abort(placement);
-    throw error;
-  }
-  await writes.commit(placement);
+  else await writeAround(writes, extents, present, new Uint8Array(end - present));
 }

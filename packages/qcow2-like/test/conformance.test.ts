@@ -8,6 +8,7 @@ describe.each([
   { cluster_size: 4096, lazy_refcounts: true },
   { cluster_size: 4096, compat: '0.10' },
   { cluster_size: 4096, compression_type: 'zstd' },
+  { cluster_size: 16_384, extended_l2: true },
 ])('with options %o', (options) => {
-  conformance({ driver: qcow2, options, judge: { format: 'qcow2' } });
+  conformance({ driver: qcow2, options, judge: { format: 'qcow2' }, copyBytes: options.cluster_size });
 });

@@ -14,6 +14,7 @@ malformed(
     { cluster_size: 512, refcount_bits: 8 },
     { cluster_size: 1024, compat: '0.10' },
     { cluster_size: 4096, lazy_refcounts: true },
+    { cluster_size: 16_384, extended_l2: true },
   ].map((options) => ({
     driver: qcow2,
     structures: qcow2Structures,

@@ -24,6 +24,7 @@ const plain: Header = {
   dirty: false,
   damaged: false,
   lazyRefcounts: false,
+  extendedL2: false,
   autoclear: 0n,
   refcountBits: 16,
   compressionType: 'zlib',

@@ -30,6 +30,7 @@ const plain: Header = {
   dirty: false,
   damaged: false,
   lazyRefcounts: false,
+  extendedL2: false,
   autoclear: 0n,
   refcountBits: 16,
   compressionType: 'zlib',
@@ -56,6 +57,7 @@ describe('the header', () => {
     ['counts of 64 bits', { refcountBits: 64 }],
     ['lazy refcounts', { lazyRefcounts: true }],
     ['zstd', { compressionType: 'zstd' }],
+    ['extended L2 entries', { extendedL2: true, clusterBits: 14, size: 2 ** 24 }],
     ['snapshots', { snapshotCount: 65536, snapshotTableOffset: 0x50000, nextSnapshotId: 2 ** 53 - 1 }],
     ['a backing file', { backing: { file: 'base.raw' } }],
     ['a backing file with its format', { backing: { file: 'ü/base.qcow2', format: 'qcow2' } }],
@@ -113,7 +115,7 @@ describe('a table entry', () => {
     [21, maxCompressedOffset(21) - 2 ** 21, 2 ** 21 - 1],
   ])('of compressed data in clusters of 2^%d bytes at %d keep %d bytes', (bits, offset, bytes) => {
     const view = new DataView(new ArrayBuffer(16));
-    setCompressedEntry(view, 1, { offset, bytes }, bits);
+    setCompressedEntry(view, 8, { offset, bytes }, bits);
     const place = compressedPlace(view.getUint32(8), view.getUint32(12), bits);
     expect(place).toEqual({ offset, end: Math.ceil((offset + bytes) / 512) * 512 });
     expect(view.getBigUint64(8) >> 62n).toBe(1n);

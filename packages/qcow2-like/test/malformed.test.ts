@@ -56,6 +56,7 @@ const damages: [string, Damage, string, string][] = [
   ['a snapshot table outside', u64(64, 1n << 40n), 'ERR_CORRUPT', 'header.snapshots_offset'],
   ['more snapshots than its table has', u32(60, 60_000), 'ERR_CORRUPT', 'snapshot_table.extra_data_size'],
   ['an unknown incompatible feature', u64(72, 1n << 40n), 'ERR_UNSUPPORTED', 'header.incompatible_features'],
+  ['extended L2 entries and too small clusters', u64(72, 16n), 'ERR_UNSUPPORTED', 'header.cluster_bits'],
   ['the corrupt bit', u64(72, 2n), 'ERR_CORRUPT', 'header.incompatible_features'],
   ['refcounts of 128 bits', u32(96, 7), 'ERR_CORRUPT', 'header.refcount_order'],
   ['a header of 64 bytes', u32(100, 64), 'ERR_CORRUPT', 'header.header_length'],
@@ -176,6 +177,20 @@ describe('reading through', () => {
     await disk.close();
   });
 
+  it.each<[string, bigint]>([
+    ['owned zeros without a cluster', (1n << 63n) | 1n],
+    ['owned compressed data at an odd place', (1n << 63n) | (1n << 62n) | 1n],
+  ])('%s lead no write to the header', async (_, entry) => {
+    const { folder, bytes } = await image();
+    bytes.writeBigUInt64BE(entry, placesIn(bytes).l2 + 100 * 8);
+    await put(folder, bytes);
+    const disk = await open(folder);
+    await disk.write(100 * CLUSTER, bufferOf(CLUSTER, 1));
+    await disk.flush();
+    expect((await bytesIn(folder)).subarray(0, 512).equals(bytes.subarray(0, 512))).toBe(true);
+    await disk.close();
+  });
+
   it('a table that counts its own metadata as free does not hand it out', async () => {
     const { folder, bytes } = await image();
     bytes.fill(0, placesIn(bytes).refcountBlock, placesIn(bytes).refcountBlock + 16);
@@ -199,6 +214,8 @@ describe('creating an image', () => {
     [{ refcount_bits: 128 }, 'refcount_bits'],
     [{ compat: '0.10', refcount_bits: 32 }, 'refcount_bits'],
     [{ compat: '0.10', lazy_refcounts: true }, 'lazy_refcounts'],
+    [{ compat: '0.10', extended_l2: true }, 'extended_l2'],
+    [{ cluster_size: 8 * KIB, extended_l2: true }, 'extended_l2'],
     [{ compat: '1.2' }, 'compat'],
     [{ preallocation: 'full' }, 'preallocation'],
   ])('with %j is refused, naming the option', async (options, field) => {

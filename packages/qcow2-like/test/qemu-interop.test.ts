@@ -44,6 +44,10 @@ describe.skipIf(qemuIsMissing)('QEMU reads what we write', () => {
     { refcount_bits: 64 },
     { lazy_refcounts: true },
     { preallocation: 'metadata' },
+    { extended_l2: true },
+    { extended_l2: true, cluster_size: 16 * KIB, refcount_bits: 8 },
+    { extended_l2: true, cluster_size: 2 * MIB, lazy_refcounts: true },
+    { extended_l2: true, preallocation: 'metadata' },
   ])('a disk and its snapshots, with %j', async (options) => {
     await createDisk(qemu.path('disk.qcow2'), { driver: qcow2, size: SIZE, options });
     const disk = await openFile('disk.qcow2');
@@ -128,6 +132,9 @@ describe.skipIf(qemuIsMissing)('we read what QEMU writes', () => {
     'refcount_bits=1',
     'preallocation=metadata',
     'lazy_refcounts=on',
+    'extended_l2=on',
+    'extended_l2=on,cluster_size=16k',
+    'extended_l2=on,preallocation=metadata',
   ])('a disk made with %s, and it reads what we add', async (option) => {
     await qemu.img('create', '-f', 'qcow2', '-o', option, 'disk.qcow2', '40M');
     await qemu.io(
@@ -146,7 +153,7 @@ describe.skipIf(qemuIsMissing)('we read what QEMU writes', () => {
     await qemu.assertSees('disk.qcow2', ours);
   });
 
-  it.each(['compat=1.1', 'compat=0.10', 'compat=1.1,cluster_size=512'])(
+  it.each(['compat=1.1', 'compat=0.10', 'compat=1.1,cluster_size=512', 'extended_l2=on,cluster_size=128k'])(
     'an overlay made with %s, whose base we copy and release',
     async (option) => {
       await writeFile(qemu.path('base.raw'), Buffer.concat([bufferOf(3 * MIB, 1), Buffer.alloc(2 * MIB)]));
@@ -165,44 +172,50 @@ describe.skipIf(qemuIsMissing)('we read what QEMU writes', () => {
     },
   );
 
-  it('snapshots of its own and of ours in one image, deleted by either', async () => {
-    await qemu.img('create', '-f', 'qcow2', 'disk.qcow2', '40M');
-    await qemu.io('disk.qcow2', 'write -P 1 0 2M');
-    await qemu.img('snapshot', '-c', 'theirs', 'disk.qcow2');
-    await qemu.io('disk.qcow2', 'write -P 2 1M 2M');
-    const theirs = await qemu.bytes('disk.qcow2', '-l', 'theirs');
-    const disk = await openFile('disk.qcow2');
-    expect((await disk.snapshots.list()).map(({ name }) => name)).toEqual(['theirs']);
-    await disk.snapshots.create('ours');
-    await disk.write(1_500_000, bufferOf(MIB, 3));
-    const opened = await disk.snapshots.open('theirs');
-    expect((await bytesOf(opened)).equals(theirs)).toBe(true);
-    await disk.close();
-    await qemu.img('snapshot', '-d', 'ours', 'disk.qcow2');
-    await qemu.img('check', 'disk.qcow2');
-    const again = await openFile('disk.qcow2');
-    await again.snapshots.create('last');
-    await again.snapshots.apply('theirs');
-    await again.snapshots.delete('theirs');
-    await again.close();
-    await qemu.assertSees('disk.qcow2', theirs);
-    expect(await qemu.img('snapshot', '-l', 'disk.qcow2')).toMatch(/\blast\b/);
-  });
+  it.each(['compat=1.1', 'extended_l2=on'])(
+    'snapshots of its own and of ours in one image with %s, deleted by either',
+    async (option) => {
+      await qemu.img('create', '-f', 'qcow2', '-o', option, 'disk.qcow2', '40M');
+      await qemu.io('disk.qcow2', 'write -P 1 0 2M');
+      await qemu.img('snapshot', '-c', 'theirs', 'disk.qcow2');
+      await qemu.io('disk.qcow2', 'write -P 2 1M 2M');
+      const theirs = await qemu.bytes('disk.qcow2', '-l', 'theirs');
+      const disk = await openFile('disk.qcow2');
+      expect((await disk.snapshots.list()).map(({ name }) => name)).toEqual(['theirs']);
+      await disk.snapshots.create('ours');
+      await disk.write(1_500_000, bufferOf(MIB, 3));
+      const opened = await disk.snapshots.open('theirs');
+      expect((await bytesOf(opened)).equals(theirs)).toBe(true);
+      await disk.close();
+      await qemu.img('snapshot', '-d', 'ours', 'disk.qcow2');
+      await qemu.img('check', 'disk.qcow2');
+      const again = await openFile('disk.qcow2');
+      await again.snapshots.create('last');
+      await again.snapshots.apply('theirs');
+      await again.snapshots.delete('theirs');
+      await again.close();
+      await qemu.assertSees('disk.qcow2', theirs);
+      expect(await qemu.img('snapshot', '-l', 'disk.qcow2')).toMatch(/\blast\b/);
+    },
+  );
 
-  it('compressed clusters, which a write replaces', async () => {
-    const raw = Buffer.concat([bufferOf(3 * MIB, 1), Buffer.alloc(MIB), bufferOf(100_000, 2)]);
-    const padded = Buffer.concat([raw, Buffer.alloc(512 - (raw.length % 512))]);
-    await writeFile(qemu.path('source.raw'), padded);
-    await qemu.img('convert', '-c', '-f', 'raw', '-O', 'qcow2', 'source.raw', 'disk.qcow2');
-    expect((await readWhole('disk.qcow2')).equals(padded)).toBe(true);
-    const disk = await openFile('disk.qcow2');
-    await disk.snapshots.create('compressed');
-    await disk.write(70_000, bufferOf(200_000, 9));
-    const ours = await bytesOf(disk);
-    await disk.close();
-    await qemu.assertSees('disk.qcow2', ours);
-    expect((await qemu.bytes('disk.qcow2', '-l', 'compressed')).equals(padded)).toBe(true);
-  });
+  it.each(['compat=1.1', 'extended_l2=on'])(
+    'compressed clusters with %s, which a write replaces',
+    async (option) => {
+      const raw = Buffer.concat([bufferOf(3 * MIB, 1), Buffer.alloc(MIB), bufferOf(100_000, 2)]);
+      const padded = Buffer.concat([raw, Buffer.alloc(512 - (raw.length % 512))]);
+      await writeFile(qemu.path('source.raw'), padded);
+      await qemu.img('convert', '-c', '-f', 'raw', '-O', 'qcow2', '-o', option, 'source.raw', 'disk.qcow2');
+      expect((await readWhole('disk.qcow2')).equals(padded)).toBe(true);
+      const disk = await openFile('disk.qcow2');
+      await disk.snapshots.create('compressed');
+      await disk.write(70_000, bufferOf(200_000, 9));
+      const ours = await bytesOf(disk);
+      await disk.close();
+      await qemu.assertSees('disk.qcow2', ours);
+      expect((await qemu.bytes('disk.qcow2', '-l', 'compressed')).equals(padded)).toBe(true);
+    },
+  );
 
   it('an image with dirty bitmaps, which go stale when we write', async () => {
     await qemu.img('create', '-f', 'qcow2', 'disk.qcow2', '40M');
@@ -219,14 +232,14 @@ describe.skipIf(qemuIsMissing)('we read what QEMU writes', () => {
     await qemu.img('check', 'disk.qcow2');
   });
 
-  it.each([
-    ['extended L2 entries', ['-o', 'extended_l2=on'], 'header.incompatible_features'],
-    ['an external data file', ['-o', 'data_file=data.raw'], 'header.incompatible_features'],
-  ])('but not one with %s, which is named in the error', async (_, options, field) => {
-    await qemu.img('create', '-f', 'qcow2', ...options, 'disk.qcow2', '40M');
-    await expect(openFile('disk.qcow2')).rejects.toMatchObject({
-      code: 'ERR_UNSUPPORTED',
-      data: { file: 'disk.qcow2', field },
-    });
-  });
+  it.each([['an external data file', ['-o', 'data_file=data.raw'], 'header.incompatible_features']])(
+    'but not one with %s, which is named in the error',
+    async (_, options, field) => {
+      await qemu.img('create', '-f', 'qcow2', ...options, 'disk.qcow2', '40M');
+      await expect(openFile('disk.qcow2')).rejects.toMatchObject({
+        code: 'ERR_UNSUPPORTED',
+        data: { file: 'disk.qcow2', field },
+      });
+    },
+  );
 });

@@ -6,17 +6,18 @@ import type { Lab } from '../lab.ts';
 import { hasSnapshots, type Scenario, type ScenarioGroup } from '../subject.ts';
 import type { Twin } from '../twin.ts';
 
-/** All that was touched, in whole units; nothing else may be reported. */
+/** All that was touched, in whole pieces that a write copies; nothing else may be reported. */
 function assertWithin(
   extents: readonly DiffExtent[],
   touched: readonly [number, number][],
-  unit: number,
+  { subject, unitBytes }: Lab,
 ): void {
+  const unit = subject.copyBytes ?? unitBytes;
   for (const { offset, length } of extents) {
     const isTouched = (at: number): boolean =>
       touched.some(([start, bytes]) => at + unit > start && at < start + bytes);
-    for (let at = offset; at < offset + length; at += unit) {
-      assert.ok(isTouched(at), `the unit at ${at} is reported, and nothing was written there`);
+    for (let at = offset - (offset % unit); at < offset + length; at += unit) {
+      assert.ok(isTouched(at), `the piece at ${at} is reported, and nothing was written there`);
     }
   }
 }
@@ -92,7 +93,7 @@ const present: readonly Scenario[] = [
       const touched: [number, number][] = [];
       const check = async (offset: number, length: number): Promise<void> => {
         touched.push([offset, length]);
-        assertWithin(await twin.verifyDiff('before'), touched, lab.unitBytes);
+        assertWithin(await twin.verifyDiff('before'), touched, lab);
       };
       await twin.write(lab.stride, 1);
       await check(lab.stride, 1);
@@ -105,7 +106,7 @@ const present: readonly Scenario[] = [
       await twin.write(twin.size - 1, 1);
       await check(twin.size - 1, 1);
       await twin.createSnapshot('after');
-      assertWithin(await twin.verifyDiff('before', 'after'), touched, lab.unitBytes);
+      assertWithin(await twin.verifyDiff('before', 'after'), touched, lab);
       assert.deepEqual(await twin.verifyDiff('after'), []);
     },
   },

@@ -20,7 +20,6 @@ function has(name: string, ...values: string[]): (layer: Layer) => boolean {
 }
 
 const refusals: readonly Refusal[] = [
-  { feature: 'extended L2', what: 'read', code: 'ERR_UNSUPPORTED', applies: has('extended_l2', 'on') },
   {
     feature: 'external data file',
     what: 'read',

@@ -1,0 +1,74 @@
+import { corrupt } from '@cowlab/core';
+import { malformedEntry } from './corruption.ts';
+import { compressedFlag, hostOffsetOf, isMalformed } from './entries.ts';
+import { subclusterCount } from './layout.ts';
+
+/*
+ * An extended L2 entry is 128 bits: an entry as entries.ts has it, whose bit 0 is always 0, and a bitmap that has two
+ * bits for each of the 32 subclusters of the cluster. It is handled as two halves, as the entry is.
+ *
+ *   at + 8    hi  zeros      bit n: subcluster n reads as zeros; it is not allocated then
+ *   at + 12   lo  allocated  bit n: its bytes are in the host cluster, of which there is one then
+ *                 neither    the backing answers, whether there is a host cluster or not
+ *
+ * A compressed cluster has no subclusters: both halves are 0.
+ * Source: QEMU, docs/interop/qcow2, "Extended L2 Entries".
+ */
+
+export const extendedEntryBytes = 16;
+export const allSubclusters = 0xffff_ffff;
+
+export function zerosAt(view: DataView, at: number): number {
+  return view.getUint32(at + 8);
+}
+
+export function allocatedAt(view: DataView, at: number): number {
+  return view.getUint32(at + 12);
+}
+
+export function setBitmap(view: DataView, at: number, zeros: number, allocated: number): void {
+  view.setUint32(at + 8, zeros >>> 0);
+  view.setUint32(at + 12, allocated >>> 0);
+}
+
+/** The bits from `first` up to, not with, `stop`. */
+export function bitsBetween(first: number, stop: number): number {
+  if (first >= stop) return 0;
+  return ((allSubclusters >>> (subclusterCount - (stop - first))) << first) >>> 0;
+}
+
+/** How many bits are set in a row from bit `first` upwards. */
+export function onesFrom(bits: number, first: number): number {
+  if (first >= subclusterCount) return 0;
+  const zeros = ~(bits >>> first);
+  return zeros === 0 ? subclusterCount : 31 - Math.clz32(zeros & -zeros);
+}
+
+/** How many bits are set in a row downwards from the one below bit `stop`. */
+export function onesBelow(bits: number, stop: number): number {
+  return stop === 0 ? 0 : Math.clz32(~(bits << (subclusterCount - stop)));
+}
+
+/** What is wrong with the bitmap of an entry, if anything. */
+export function bitmapProblem(view: DataView, at: number): string | undefined {
+  const zeros = zerosAt(view, at);
+  const allocated = allocatedAt(view, at);
+  if ((zeros & allocated) !== 0) return 'a subcluster is allocated and reads as zeros';
+  const hi = view.getUint32(at);
+  if ((hi & compressedFlag) !== 0)
+    return (zeros | allocated) === 0 ? undefined : 'a compressed cluster has subclusters';
+  if (allocated !== 0 && hostOffsetOf(hi, view.getUint32(at + 4)) === 0)
+    return 'subclusters are allocated without a cluster';
+  return undefined;
+}
+
+/** Throws `ERR_CORRUPT` when nobody can tell what an entry says. */
+export function requireSoundEntry(view: DataView, at: number, clusterBytes: number, file: string): void {
+  const index = at / extendedEntryBytes;
+  const hi = view.getUint32(at);
+  const lo = view.getUint32(at + 4);
+  if ((hi & compressedFlag) === 0 && isMalformed(hi, lo, clusterBytes, 0))
+    throw malformedEntry(file, 'l2_table.entry', hi, lo, clusterBytes, index);
+  const problem = bitmapProblem(view, at);
+  if (problem !== undefined) throw corrupt(file, 'l2_table.subcluster_bitmap', problem, { index });
+}
