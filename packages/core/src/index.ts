@@ -29,4 +29,6 @@ export * from './prefetch.ts';
 export { type Hold, RangeLock } from './range-lock.ts';
 export { raw } from './raw.ts';
 export type { RebaseOptions, RebaseReport } from './rebase.ts';
+export * from './simulated-device.ts';
+export { SimulatedFolder } from './simulated-folder.ts';
 export * from './storage.ts';
