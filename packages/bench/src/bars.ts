@@ -1,4 +1,4 @@
-import { median, slowdown } from './measure.ts';
+import { median, pairedRatio } from './statistics.ts';
 import type { BarRow, Calls, HistoryRow, LargeImageRow, Results, SnapshotRow } from './schema.ts';
 import { size } from './wording.ts';
 
@@ -122,7 +122,7 @@ function firstPassBars({ overwrites }: BarMeasurements): BarRow[] {
       {
         quantity: 'time, of N=0',
         unit: 'ratio',
-        value: slowdown(roundMicros, before.roundMicros).median,
+        value: pairedRatio(roundMicros, before.roundMicros).median,
         limit: time,
       },
     ];
@@ -138,7 +138,7 @@ function readBars({ histories }: BarMeasurements): BarRow[] {
     bar(`reads after churn, N=${row.snapshots}`, {
       quantity: 'random reads: speed, of N=0',
       unit: 'ratio',
-      value: 1 / slowdown(after, before).median,
+      value: 1 / pairedRatio(after, before).median,
       relation: 'at least',
       limit: limits.readsAfterChurn,
     }),

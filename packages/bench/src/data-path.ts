@@ -4,7 +4,8 @@ import { performance } from 'node:perf_hooks';
 import { type Awaitable, type Disk, FileFolder, openDisk } from '@cowlab/core';
 import { drivers, type Subject } from './formats.ts';
 import { createImage, fill, IMAGE_FILE, type Lab, warmUp } from './lab.ts';
-import { breathe, median, shuffled } from './measure.ts';
+import { breathe, shuffled } from './measure.ts';
+import { median } from './statistics.ts';
 import { patternBytes, randomOffsets, seededRandom } from './workload.ts';
 
 /*

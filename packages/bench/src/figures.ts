@@ -1,5 +1,5 @@
 import { costOf, growthOf, writtenBytes } from './bars.ts';
-import { median, slowdown } from './measure.ts';
+import { median, pairedRatio } from './statistics.ts';
 import type { BarRow, LargeImageRow, Results } from './schema.ts';
 import { number, size } from './wording.ts';
 
@@ -166,7 +166,7 @@ function historyTables({ histories, profile }: Results): string[] {
           name,
           number(median(before)),
           number(median(after)),
-          (1 / slowdown(after, before).median).toFixed(3),
+          (1 / pairedRatio(after, before).median).toFixed(3),
           number(callsAfter),
         ]),
       ),
@@ -190,7 +190,7 @@ function firstPassTable({ overwrites, profile }: Results): string {
         grouped(operations),
         ...[writes - journal, journal, reads, calls.flushes].map((value) => (value / operations).toFixed(3)),
         number(median(roundMicros)),
-        slowdown(roundMicros, before?.roundMicros ?? []).median.toFixed(3),
+        pairedRatio(roundMicros, before?.roundMicros ?? []).median.toFixed(3),
       ];
     }),
   );
@@ -206,7 +206,7 @@ function growthTable({ growths }: Results): string {
       grouped(operations),
       grouped(flushes),
       number(median(roundMicros)),
-      slowdown(roundMicros, before?.roundMicros ?? []).median.toFixed(3),
+      pairedRatio(roundMicros, before?.roundMicros ?? []).median.toFixed(3),
     ]),
   );
 }

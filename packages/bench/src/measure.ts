@@ -105,33 +105,6 @@ export async function timed(name: string, operation: TimedOperation): Promise<Ti
   return { samplesMs: [...(result.latency.samples ?? [])], medianMs: result.latency.p50 };
 }
 
-export function median(values: readonly number[]): number {
-  const sorted = values.toSorted((a, b) => a - b);
-  const middle = sorted.length >> 1;
-  const upper = sorted[middle] ?? Number.NaN;
-  return sorted.length % 2 === 1 ? upper : ((sorted[middle - 1] ?? Number.NaN) + upper) / 2;
-}
-
-const RESAMPLES = 1000;
-
-/**
- * How many times slower `measured` surely is than `baseline`: the ratio in (0, ∞) that 97.5 % of the resampled
- * medians of paired rounds exceed, and the plain median beside it. Same seed, same answer.
- */
-export function slowdown(
-  measured: readonly number[],
-  baseline: readonly number[],
-): { readonly surely: number; readonly median: number } {
-  const pairs = measured
-    .slice(0, baseline.length)
-    .map((value, round) => value / (baseline[round] ?? Number.NaN));
-  const random = seededRandom(pairs.length);
-  const medians = Array.from({ length: RESAMPLES }, () =>
-    median(pairs.map(() => pairs[Math.floor(random() * pairs.length)] ?? Number.NaN)),
-  ).toSorted((a, b) => a - b);
-  return { surely: medians[Math.floor(RESAMPLES * 0.025)] ?? Number.NaN, median: median(pairs) };
-}
-
 /** What a CountingFolder counted, in the shape of the results. */
 export function toCalls(counts: StorageCounts): Calls {
   const total = totalCounts(counts);

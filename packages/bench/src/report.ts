@@ -1,5 +1,5 @@
 import { barCells } from './figures.ts';
-import { median, slowdown } from './measure.ts';
+import { median, pairedRatio } from './statistics.ts';
 import { goalTitles } from './rules.ts';
 import type { GoalName, LargeImageRow, OverwriteRow, RequestRow, Results } from './schema.ts';
 import { duration, number, size, times } from './wording.ts';
@@ -150,7 +150,7 @@ function others(results: Results, bold: Style): string[] {
       rows: histories.map(({ format, randomReads, sequentialReads }) => [
         format,
         ...[randomReads, sequentialReads].flatMap(({ before, after, callsAfter }) => [
-          times(slowdown(after, before).median),
+          times(pairedRatio(after, before).median),
           number(callsAfter),
         ]),
       ]),
@@ -187,7 +187,7 @@ function others(results: Results, bold: Style): string[] {
       rows: growths.map(({ pattern, operations, flushes, roundMicros }) => [
         pattern,
         number(median(roundMicros)),
-        times(slowdown(roundMicros, growths[0]?.roundMicros ?? []).median),
+        times(pairedRatio(roundMicros, growths[0]?.roundMicros ?? []).median),
         number(flushes / operations),
       ]),
     }),

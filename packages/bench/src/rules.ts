@@ -1,4 +1,4 @@
-import { median, slowdown } from './measure.ts';
+import { type Interval, median, pairedRatio } from './statistics.ts';
 import type {
   AllocateRow,
   Calls,
@@ -163,15 +163,15 @@ interface Phase {
   readonly calls: number;
   readonly bytes: number;
   /** What is sure, and the median. */
-  readonly time: { readonly surely: number; readonly median: number };
+  readonly time: Interval;
   readonly worst: number;
 }
 
 function phase(name: string, measured: RequestRow, baseline: RequestRow): Phase {
   const calls = perOperation(measured, 'calls') / perOperation(baseline, 'calls');
   const bytes = perOperation(measured, 'bytes') / perOperation(baseline, 'bytes');
-  const time = slowdown(measured.roundMicros, baseline.roundMicros);
-  return { name, calls, bytes, time, worst: Math.max(calls, bytes, time.surely) };
+  const time = pairedRatio(measured.roundMicros, baseline.roundMicros);
+  return { name, calls, bytes, time, worst: Math.max(calls, bytes, time.low) };
 }
 
 function judgeSpeed(results: Measurements, format: string, snapshots: number): Judgement | undefined {

@@ -1,61 +1,7 @@
 import { CountingFolder, MemoryFolder, totalCounts } from '@cowlab/core';
 import { describe, expect, it } from 'vitest';
-import { addCalls, interleaved, median, type Party, slowdown, timed, toCalls } from '../src/measure.ts';
-import { seededRandom } from '../src/workload.ts';
-
-describe('median', () => {
-  it.each([
-    [[3], 3],
-    [[2, 1], 1.5],
-    [[5, 1, 3], 3],
-    [[4, 1, 3, 2], 2.5],
-    [[1, 1, 1, 1000], 1],
-    [[], Number.NaN],
-  ])('of %j is %d', (values, expected) => {
-    expect(median(values)).toBe(expected);
-  });
-
-  it('leaves its input as it was', () => {
-    const values = [3, 1, 2];
-    median(values);
-    expect(values).toEqual([3, 1, 2]);
-  });
-});
-
-describe('slowdown', () => {
-  const random = seededRandom(1);
-  const noise = Array.from({ length: 40 }, () => 1 + random());
-
-  it('finds rounds that take twice as long twice as slow, whatever the machine did meanwhile', () => {
-    const doubled = noise.map((value) => value * 2);
-    const { surely, median: middle } = slowdown(doubled, noise);
-    expect(middle).toBeCloseTo(2, 10);
-    expect(surely).toBeCloseTo(2, 10);
-  });
-
-  it('is not sure of a difference that is noise', () => {
-    const other = Array.from({ length: 40 }, () => 1 + random());
-    expect(slowdown(other, noise).surely).toBeLessThan(1.1);
-    expect(slowdown(noise, other).surely).toBeLessThan(1.1);
-  });
-
-  it('is never sure of more than the median', () => {
-    const slower = noise.map((value) => value * (1 + 2 * random()));
-    const { surely, median: middle } = slowdown(slower, noise);
-    expect(surely).toBeLessThanOrEqual(middle);
-    expect(surely).toBeGreaterThan(1);
-  });
-
-  it('says the same of the same rounds', () => {
-    const slower = noise.map((value) => value * (1 + random()));
-    expect(slowdown(slower, noise)).toEqual(slowdown(slower, noise));
-  });
-
-  it('pairs the rounds that both took part in', () => {
-    expect(slowdown([2, 2], [1, 1, 50, 50])).toEqual({ surely: 2, median: 2 });
-    expect(slowdown([2, 2, 50, 50], [1, 1])).toEqual({ surely: 2, median: 2 });
-  });
-});
+import { addCalls, interleaved, type Party, timed, toCalls } from '../src/measure.ts';
+import { median } from '../src/statistics.ts';
 
 describe('interleaved', () => {
   function party(name: string, rounds: number, log: string[], work = async (): Promise<void> => {}): Party {

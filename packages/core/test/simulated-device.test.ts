@@ -1,6 +1,6 @@
 import fs from 'node:fs';
 import path from 'node:path';
-import fc from 'fast-check';
+import { assert as assertProperty, integer, property } from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import {
   deviceModels,
@@ -25,17 +25,13 @@ function took(device: SimulatedDevice, work: () => void): number {
 
 describe.each(models)('the simulated %s', (_, model) => {
   it('takes longer for more bytes, and time never goes back', () => {
-    fc.assert(
-      fc.property(
-        fc.integer({ min: 1, max: 1 << 20 }),
-        fc.integer({ min: 1, max: 1 << 20 }),
-        (length, more) => {
-          const [one, other] = [new SimulatedDevice(model), new SimulatedDevice(model)];
-          const short = took(one, () => one.read(4096, length));
-          expect(short).toBeGreaterThan(0);
-          expect(took(other, () => other.read(4096, length + more))).toBeGreaterThan(short);
-        },
-      ),
+    assertProperty(
+      property(integer({ min: 1, max: 1 << 20 }), integer({ min: 1, max: 1 << 20 }), (length, more) => {
+        const [one, other] = [new SimulatedDevice(model), new SimulatedDevice(model)];
+        const short = took(one, () => one.read(4096, length));
+        expect(short).toBeGreaterThan(0);
+        expect(took(other, () => other.read(4096, length + more))).toBeGreaterThan(short);
+      }),
     );
   });
 

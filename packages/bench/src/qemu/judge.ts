@@ -1,4 +1,4 @@
-import { median } from '../measure.ts';
+import { median } from '../statistics.ts';
 import type { CallCounts, Ratio, SpeedRow } from './schema.ts';
 
 /* What ours has to reach beside QEMU. Everything that is asked for is here. */

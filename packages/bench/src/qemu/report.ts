@@ -1,4 +1,4 @@
-import { median } from '../measure.ts';
+import { median } from '../statistics.ts';
 import { number, size } from '../wording.ts';
 import { sumOf } from './judge.ts';
 import type { CallCounts, CallRow, CommandRow, QemuResults, Ratio, SpeedRow } from './schema.ts';
