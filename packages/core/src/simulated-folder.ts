@@ -9,19 +9,22 @@ import type {
   StorageStatus,
 } from './storage.ts';
 
-/* A folder whose files lie on a simulated device: their bytes are those of another folder, their time is the device's. */
+/*
+ * A folder whose files lie on simulated devices: their bytes are those of another folder, their time is that of each
+ * device. What is asked for does not depend on how long it takes, so one run of a workload times any number of them.
+ */
 
 /** Files lie so far from each other on the device, in the order in which they were first met. */
 const FILE_SPACING_BYTES: number = 64 * 1024 ** 3;
 
 class SimulatedStorage implements Storage {
   readonly #inner: Storage;
-  readonly #device: SimulatedDevice;
+  readonly #devices: readonly SimulatedDevice[];
   readonly #base: number;
 
-  constructor(inner: Storage, device: SimulatedDevice, base: number) {
+  constructor(inner: Storage, devices: readonly SimulatedDevice[], base: number) {
     this.#inner = inner;
-    this.#device = device;
+    this.#devices = devices;
     this.#base = base;
   }
 
@@ -38,32 +41,32 @@ class SimulatedStorage implements Storage {
   }
 
   read(offset: number, target: Uint8Array, purpose?: Purpose): Awaitable<void> {
-    this.#device.read(this.#base + offset, target.length);
+    for (const device of this.#devices) device.read(this.#base + offset, target.length);
     return this.#inner.read(offset, target, purpose);
   }
 
   write(offset: number, source: Uint8Array, purpose?: Purpose): Awaitable<void> {
-    this.#device.write(this.#base + offset, source.length);
+    for (const device of this.#devices) device.write(this.#base + offset, source.length);
     return this.#inner.write(offset, source, purpose);
   }
 
   zero(offset: number, length: number, purpose?: Purpose): Awaitable<void> {
-    this.#device.command();
+    for (const device of this.#devices) device.command();
     return this.#inner.zero(offset, length, purpose);
   }
 
   discard(offset: number, length: number, purpose?: Purpose): Awaitable<void> {
-    this.#device.command();
+    for (const device of this.#devices) device.command();
     return this.#inner.discard(offset, length, purpose);
   }
 
   flush(): Awaitable<void> {
-    this.#device.flush();
+    for (const device of this.#devices) device.flush();
     return this.#inner.flush();
   }
 
   truncate(length: number): Awaitable<void> {
-    this.#device.command();
+    for (const device of this.#devices) device.command();
     return this.#inner.truncate(length);
   }
 
@@ -81,14 +84,14 @@ class SimulatedStorage implements Storage {
 }
 
 export class SimulatedFolder implements StorageFolder {
-  readonly device: SimulatedDevice;
+  readonly devices: readonly SimulatedDevice[];
   readonly #inner: StorageFolder;
   readonly #bases = new Map<string, number>();
   #files = 0;
 
-  constructor(inner: StorageFolder, device: SimulatedDevice) {
+  constructor(inner: StorageFolder, devices: readonly SimulatedDevice[]) {
     this.#inner = inner;
-    this.device = device;
+    this.devices = devices;
   }
 
   get location(): string {
@@ -96,13 +99,13 @@ export class SimulatedFolder implements StorageFolder {
   }
 
   async open(name: string, options: StorageOpenOptions): Promise<Storage> {
-    return new SimulatedStorage(await this.#inner.open(name, options), this.device, this.#baseOf(name));
+    return new SimulatedStorage(await this.#inner.open(name, options), this.devices, this.#baseOf(name));
   }
 
   async create(name: string): Promise<Storage> {
-    this.device.command();
+    this.#command();
     this.#bases.delete(name);
-    return new SimulatedStorage(await this.#inner.create(name), this.device, this.#baseOf(name));
+    return new SimulatedStorage(await this.#inner.create(name), this.devices, this.#baseOf(name));
   }
 
   exists(name: string): Promise<boolean> {
@@ -110,18 +113,18 @@ export class SimulatedFolder implements StorageFolder {
   }
 
   remove(name: string): Promise<void> {
-    this.device.command();
+    this.#command();
     return this.#inner.remove(name);
   }
 
   rename(from: string, to: string): Promise<void> {
-    this.device.command();
+    this.#command();
     this.#bases.set(to, this.#baseOf(from));
     return this.#inner.rename(from, to);
   }
 
   link(from: string, to: string): Promise<void> {
-    this.device.command();
+    this.#command();
     this.#bases.set(to, this.#baseOf(from));
     return this.#inner.link(from, to);
   }
@@ -131,12 +134,16 @@ export class SimulatedFolder implements StorageFolder {
   }
 
   flush(): Promise<void> {
-    this.device.flush();
+    for (const device of this.devices) device.flush();
     return this.#inner.flush();
   }
 
   identify(name: string): Promise<string> {
     return this.#inner.identify(name);
+  }
+
+  #command(): void {
+    for (const device of this.devices) device.command();
   }
 
   /** Where the file of this name begins on the device. */
