@@ -46,6 +46,10 @@ export interface Profile {
   /** Snapshots of a large image that nobody writes to, and milliseconds for a format to take them. */
   readonly idleSnapshots: number;
   readonly idleBudgetMs: number;
+  /** On simulated devices: guest bytes, values of N, and requests of each workload. */
+  readonly deviceImageBytes: number;
+  readonly deviceSnapshotCounts: readonly number[];
+  readonly deviceOperations: number;
   /** Bytes of the base that is copied, and how often. */
   readonly copyBytes: number;
   readonly copyRounds: number;
@@ -93,6 +97,9 @@ export const profiles: Readonly<Record<ProfileName, Profile>> = {
     largeMemoryRuns: 1,
     idleSnapshots: 100,
     idleBudgetMs: 500,
+    deviceImageBytes: 16 * MIB,
+    deviceSnapshotCounts: [0, 1, 100],
+    deviceOperations: 256,
     copyBytes: 16 * MIB,
     copyRounds: 2,
   },
@@ -120,6 +127,9 @@ export const profiles: Readonly<Record<ProfileName, Profile>> = {
     largeMemoryRuns: 3,
     idleSnapshots: 1000,
     idleBudgetMs: 6000,
+    deviceImageBytes: 64 * MIB,
+    deviceSnapshotCounts: [0, 1, 1000],
+    deviceOperations: 1024,
     copyBytes: 128 * MIB,
     copyRounds: 3,
   },
@@ -165,6 +175,9 @@ export const profiles: Readonly<Record<ProfileName, Profile>> = {
     largeMemoryRuns: 9,
     idleSnapshots: 1000,
     idleBudgetMs: 20_000,
+    deviceImageBytes: 256 * MIB,
+    deviceSnapshotCounts: [0, 1, 10, 100, 1000],
+    deviceOperations: 4096,
     copyBytes: GIB,
     copyRounds: 3,
   },

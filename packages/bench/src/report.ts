@@ -1,7 +1,7 @@
 import { barCells } from './figures.ts';
 import { median, pairedRatio } from './statistics.ts';
 import { goalTitles } from './rules.ts';
-import type { GoalName, LargeImageRow, OverwriteRow, RequestRow, Results } from './schema.ts';
+import type { DeviceRow, GoalName, LargeImageRow, OverwriteRow, RequestRow, Results } from './schema.ts';
 import { duration, number, size, times } from './wording.ts';
 
 /*
@@ -201,6 +201,7 @@ function others(results: Results, bold: Style): string[] {
       ]),
     }),
     '',
+    ...onDevices(results, bold),
     ...table(bold, 'After a power loss, as declared and as `npm run lab` holds it', {
       head: ['the image is', 'repair'],
       rows: powerLosses.map(({ format, leaves, repairable }) => [
@@ -211,6 +212,42 @@ function others(results: Results, bold: Style): string[] {
     }),
     ...omissions.map(({ scenario, format, reason }) => `  left out: ${scenario}, ${format}: ${reason}`),
   ];
+}
+
+const deviceWorkloads = [
+  'read',
+  'first overwrite',
+  'steady overwrite',
+  'create',
+  'delete',
+] as const satisfies readonly DeviceRow['workload'][];
+
+/** One request after the other on simulated devices, at the most snapshots: what it takes, and against none. */
+function onDevices({ devices, formats }: Results, bold: Style): string[] {
+  const kinds = [...new Set(devices.map(({ device }) => device))];
+  const many = Math.max(0, ...devices.map(({ snapshots }) => snapshots));
+  const at = (kind: string, format: string, workload: string, snapshots: number): number | undefined =>
+    devices.find(
+      (row) =>
+        row.device === kind &&
+        row.depth === 1 &&
+        row.format === format &&
+        row.workload === workload &&
+        row.snapshots === snapshots,
+    )?.micros;
+  const rows = formats.flatMap((format) =>
+    deviceWorkloads.map((workload) => [
+      `${format} ${workload}`,
+      ...kinds.map((kind) => {
+        const [none, most] = [at(kind, format, workload, 0), at(kind, format, workload, many)];
+        if (none === undefined || most === undefined) return '–';
+        return `${duration(most / 1000)} ${times(most / none)}`;
+      }),
+    ]),
+  );
+  if (kinds.length === 0) return [];
+  const title = `Simulated devices, one request at a time, N=${many}, and against N=0`;
+  return [...table(bold, title, { head: kinds, rows }), ''];
 }
 
 /** How long an apply takes on a large image with its snapshots. */
@@ -234,7 +271,7 @@ interface Table {
 /** Characters of a line, of a table's labels, and of a column where there is room. */
 const LINE = 110;
 const LABELS = 32;
-const WIDE = 14;
+const WIDE = 19;
 
 function table(bold: Style, title: string, { head, rows }: Table): string[] {
   const wide = Math.min(WIDE, Math.floor((LINE - LABELS) / head.length));

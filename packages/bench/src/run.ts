@@ -11,6 +11,7 @@ import { judge } from './rules.ts';
 import { judgeBars } from './bars.ts';
 import { measureAllocations } from './scenarios/allocate.ts';
 import { measureBaseCopies } from './scenarios/base-copy.ts';
+import { measureDevices } from './scenarios/devices.ts';
 import { measureGrowth } from './scenarios/growth.ts';
 import { measureHistories } from './scenarios/history.ts';
 import { measureIdleSnapshots } from './scenarios/idle.ts';
@@ -49,7 +50,7 @@ export interface BenchOptions {
 export const RESULTS_FILE = 'results.json';
 
 /** Steps after the preparation of the formats. */
-const SCENARIOS = 10;
+const SCENARIOS = 11;
 
 /**
  * Measures the formats on G1–G6. Writes images into a temporary folder (10 GiB in the standard profile), which is
@@ -160,6 +161,7 @@ async function measureAll(
     profile,
     begin('many snapshots of nothing'),
   );
+  const devices = await measureDevices(all, profile, seed, begin('simulated devices'));
   const large = await measureLarge(lab, subjects, profile, seed, begin('a large image'));
   return {
     ...running,
@@ -169,6 +171,7 @@ async function measureAll(
     allocations,
     growths,
     baseCopies: copies.rows,
+    devices,
     histories,
     idleSnapshots,
     largeImages: large.images,

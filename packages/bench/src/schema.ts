@@ -144,6 +144,19 @@ export interface GrowthRow {
   flushes: number;
 }
 
+/** A workload on a simulated device: microseconds of its virtual clock for each operation, alike in every run. */
+export interface DeviceRow {
+  /** `hdd`, `ssd`, `nvme`, `network`. */
+  device: string;
+  /** Requests that the guest keeps under way. */
+  depth: number;
+  format: string;
+  snapshots: number;
+  workload: 'open' | 'read' | 'first overwrite' | 'steady overwrite' | 'create' | 'delete';
+  operations: number;
+  micros: number;
+}
+
 /** A base, all data, that is copied into an empty image over it; `raw` is a copy of the file without any format. */
 export interface BaseCopyRow {
   format: string;
@@ -258,6 +271,7 @@ export interface Results {
   histories: HistoryRow[];
   growths: GrowthRow[];
   baseCopies: BaseCopyRow[];
+  devices: DeviceRow[];
   powerLosses: PowerLossRow[];
   omissions: Omission[];
 }
@@ -418,6 +432,16 @@ export const resultsSchema: v.GenericSchema<unknown, Results> = v.object({
       operations: count,
       roundMicros: v.array(amount),
       flushes: count,
+    }),
+  ),
+  devices: v.array(
+    v.object({
+      ...cell,
+      device: text,
+      depth: count,
+      workload: v.picklist(['open', 'read', 'first overwrite', 'steady overwrite', 'create', 'delete']),
+      operations: count,
+      micros: amount,
     }),
   ),
   powerLosses: v.array(

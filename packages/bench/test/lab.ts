@@ -32,6 +32,9 @@ export const tiny: Profile = {
   largeMemoryRuns: 1,
   idleSnapshots: 3,
   idleBudgetMs: 1e9,
+  deviceImageBytes: 1 * MIB,
+  deviceSnapshotCounts: [0, 1, 3],
+  deviceOperations: 16,
   copyBytes: 1 * MIB,
   copyRounds: 2,
 };

@@ -155,6 +155,7 @@ export function idealResults(): Results {
       roundMicros: Array.from({ length: 10 }, () => 12),
       flushes: pattern === 'recorded' ? 20 : 10,
     })),
+    devices: [],
     powerLosses: FORMATS.map((format) => ({
       format,
       leaves: format === 'fvd' ? ('clean' as const) : ('leaks' as const),
