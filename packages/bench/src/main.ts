@@ -5,7 +5,7 @@ import { compareResults } from './baseline.ts';
 import type { Profile, ProfileName } from './profiles.ts';
 import { ProgressLine, type ProgressStream } from './progress.ts';
 import { report } from './report.ts';
-import { keepResults, RESULTS_FILE, runBench } from './run.ts';
+import { keepResults, REPORT_FILE, RESULTS_FILE, runBench } from './run.ts';
 import { parseResults, type Results } from './schema.ts';
 
 export interface BenchMainOptions {
@@ -45,7 +45,8 @@ export async function benchMain(options: BenchMainOptions): Promise<number> {
     progress.end();
     stdout.write(report(results, bold));
     const out = options.out ?? (await keepResults(results));
-    stdout.write(`\nresults: ${path.resolve(out, RESULTS_FILE)}\n`);
+    stdout.write(`\nreport: ${path.resolve(out, REPORT_FILE)}\n`);
+    stdout.write(`results: ${path.resolve(out, RESULTS_FILE)}\n`);
     return baseline === undefined ? 0 : compare(baseline, results, stdout);
   } finally {
     progress.end();

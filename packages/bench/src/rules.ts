@@ -52,6 +52,34 @@ export const claims: Readonly<Record<string, Readonly<Record<GoalName, Verdict>>
   vmdk: { G1: 'good', G2: 'ok', G3: 'very poor', G4: 'very poor', G5: 'good', G6: 'poor' },
 };
 
+/** Why a format does as it does, in a sentence. */
+export const reasons: Readonly<Record<string, Readonly<Record<GoalName, string>>>> = {
+  fvd: {
+    G1: 'Reference counts track snapshots only: an image that never had one has none, and writes take the table and its journal.',
+    G2: 'A first overwrite goes to new space by the block, and the journal notes it: nothing is copied, and no count changes.',
+    G3: 'The disk has one table of its own, whatever number of snapshots stand beside it.',
+    G4: 'Counts and tables of snapshots stay on disk; the disk has its table and two bits a chunk in memory.',
+    G5: 'The pages of the table that have changed are written, and the counts of the chunks raised in one sequential piece.',
+    G6: 'The counts are lowered in one sequential piece; no data move.',
+  },
+  qcow2: {
+    G1: 'Each cluster that is taken has its count raised, in a table that is cached and written back.',
+    G2: 'A first overwrite copies the whole cluster, takes a new one, and changes counts and a table.',
+    G3: 'The disk reads through tables of its own, however many snapshots share clusters with it.',
+    G4: 'The caches have the size they were given; tables of snapshots are read when they are used.',
+    G5: 'Every table of the disk is read and the count of every cluster raised: time follows the mapped size.',
+    G6: 'Every table of the snapshot is read and the count of every cluster lowered: time follows the mapped size.',
+  },
+  vmdk: {
+    G1: 'A snapshot is a file of its own; an image without one has only its tables.',
+    G2: 'A first overwrite fills a whole grain in the new file from the one below.',
+    G3: 'What only the bottom of the chain has is looked for in every file above it.',
+    G4: 'Each file of the chain is open, and has a directory and tables in memory.',
+    G5: 'A new, empty file is put over the old one.',
+    G6: 'What the child lacks has to be moved from the deleted file, or the other way round: time follows the data.',
+  },
+};
+
 export const goalTitles: Readonly<Record<GoalName, string>> = {
   G1: 'no harm to an image without snapshots',
   G2: 'one snapshot: as fast as none',

@@ -7,6 +7,10 @@ import { describeEnvironment } from './environment.ts';
 import { chooseSubjects, type Subject, yardstick } from './formats.ts';
 import { type Cell, Lab } from './lab.ts';
 import { type Profile, type ProfileName, profiles } from './profiles.ts';
+import { chartsOf } from './publish/charts.ts';
+import { htmlReport } from './publish/html.ts';
+import { markdownReport } from './publish/markdown.ts';
+import { csvOf } from './publish/tables.ts';
 import { judge } from './rules.ts';
 import { judgeBars } from './bars.ts';
 import { measureAllocations } from './scenarios/allocate.ts';
@@ -40,7 +44,7 @@ export interface BenchOptions {
   readonly profile: ProfileName | Profile;
   /** Formats beside raw; all without a choice. */
   readonly formats?: readonly string[];
-  /** The folder that gets `results.json`; made when it is not there. Without it nothing is written. */
+  /** The folder that gets `results.json` and the reports; made when it is not there. Without it nothing is written. */
   readonly out?: string;
   /** Decides every offset and every byte; 1 by default. */
   readonly seed?: number;
@@ -48,6 +52,7 @@ export interface BenchOptions {
 }
 
 export const RESULTS_FILE = 'results.json';
+export const REPORT_FILE = 'report.html';
 
 /** Steps after the preparation of the formats. */
 const SCENARIOS = 11;
@@ -203,12 +208,21 @@ async function makeFolder(folder: string): Promise<void> {
   }
 }
 
+/** What a run leaves: the numbers, and the same for people and for other programs. */
 async function writeResults(folder: string, results: Results): Promise<void> {
-  const file = path.join(folder, RESULTS_FILE);
-  try {
-    await fs.writeFile(file, `${JSON.stringify(results, null, 2)}\n`);
-  } catch (error) {
-    throw fromSystemError(error, file, 'write');
+  const files = {
+    [RESULTS_FILE]: `${JSON.stringify(results, null, 2)}\n`,
+    [REPORT_FILE]: htmlReport(results),
+    'report.md': markdownReport(results),
+    'charts.csv': csvOf(chartsOf(results)),
+  };
+  for (const [name, text] of Object.entries(files)) {
+    const file = path.join(folder, name);
+    try {
+      await fs.writeFile(file, text);
+    } catch (error) {
+      throw fromSystemError(error, file, 'write');
+    }
   }
 }
 

@@ -1,0 +1,155 @@
+import { barCells } from '../figures.ts';
+import { goalTitles, reasons } from '../rules.ts';
+import type { GoalName, GoalRow, Results } from '../schema.ts';
+import { size } from '../wording.ts';
+import { type Chart, chartsOf } from './charts.ts';
+import { script, style } from './style.ts';
+import { escapeText, legendOf, svgOf } from './svg.ts';
+import { type Table, tableOf } from './tables.ts';
+
+/*
+ * The report as one page that needs nothing but itself: first the matrix of verdicts, each with a link to what it rests
+ * on; then what of the mail did not hold; then goal by goal the evidence; then the charts, each with its table.
+ */
+
+/** Where the evidence for a cell of the matrix is. */
+function anchor({ goal, format }: Pick<GoalRow, 'goal' | 'format'>): string {
+  return `${goal}-${format.replace(/[^\w-]/g, '-')}`;
+}
+
+const goalCharts: Readonly<Record<GoalName, readonly string[]>> = {
+  G1: ['calls-per-write'],
+  G2: ['reads', 'first-overwrites', 'steady-overwrites'],
+  G3: ['reads', 'first-overwrites', 'steady-overwrites', 'latencies'],
+  G4: ['metadata-in-memory', 'process-memory'],
+  G5: ['create-by-snapshots', 'create-by-size'],
+  G6: ['delete-by-snapshots', 'delete-by-size'],
+};
+
+export function htmlReport(results: Results): string {
+  const charts = chartsOf(results);
+  const body = [
+    heading(results),
+    matrix(results),
+    contradictions(results),
+    ...(Object.keys(goalTitles) as GoalName[]).map((goal) => goalSection(goal, results, charts)),
+    chartSection(charts),
+    barSection(results),
+    omissionSection(results),
+  ];
+  return [
+    '<!doctype html>',
+    '<html lang="en"><head><meta charset="utf-8">',
+    '<meta name="viewport" content="width=device-width, initial-scale=1">',
+    `<title>${escapeText(titleOf(results))}</title><style>${style}</style></head><body>`,
+    ...body,
+    `<div id="tip" role="status" hidden></div><script>${script}</script></body></html>`,
+    '',
+  ].join('\n');
+}
+
+function titleOf({ formats }: Results): string {
+  return `Snapshot strategies: ${formats.join(', ')}`;
+}
+
+function heading(results: Results): string {
+  const { environment: at, profile, seed, durationSeconds } = results;
+  const run =
+    `Profile ${String(profile.name)}, images of ${size(Number(profile.imageBytes))}, seed ${seed}, ` +
+    `${Math.round(durationSeconds)} s on ${at.date.slice(0, 10)}. Node ${at.node}, ${at.platform} ${at.kernel}, ` +
+    `${at.cores} × ${at.cpu}, ${size(at.memoryBytes)} of memory, ${at.fileSystem}.`;
+  return (
+    `<header><h1>${escapeText(titleOf(results))}</h1><p>In March 2011 C. Tang named six goals for snapshots inside a virtual disk, ` +
+    `and said how three designs meet them. This run measured it. N is the number of snapshots that exist.</p>` +
+    `<p class="about">${escapeText(run)}</p></header>`
+  );
+}
+
+function matrix({ goals, formats }: Results): string {
+  const rows = (Object.keys(goalTitles) as GoalName[]).map((goal) => {
+    const cells = formats.map((format) => {
+      const row = goals.find((each) => each.goal === goal && each.format === format);
+      if (row === undefined) return '<td>–</td>';
+      const said =
+        row.agreement === 'agrees' ? 'as the mail says' : `${row.agreement} than the mail’s “${row.claim}”`;
+      return (
+        `<td class="${row.verdict.replace(' ', '-')}"><a href="#${anchor(row)}"><strong>${row.verdict}</strong>` +
+        `<small>${said}</small></a></td>`
+      );
+    });
+    return `<tr><th scope="row">${goal} ${escapeText(goalTitles[goal])}</th>${cells.join('')}</tr>`;
+  });
+  const head = formats.map((format) => `<th scope="col">${escapeText(format)}</th>`).join('');
+  return (
+    `<section><h2 id="matrix">Verdicts</h2><div class="wide"><table class="matrix">` +
+    `<thead><tr><th scope="col">goal</th>${head}</tr></thead><tbody>${rows.join('')}</tbody></table></div></section>`
+  );
+}
+
+function contradictions({ goals }: Results): string {
+  const rows = goals.filter(({ agreement }) => agreement !== 'agrees');
+  if (rows.length === 0) {
+    return '<section><h2 id="contradictions">Claims of the mail that did not hold</h2><p>None.</p></section>';
+  }
+  const items = rows.map(
+    (row) =>
+      `<li><a href="#${anchor(row)}">${row.goal}, ${escapeText(row.format)}</a>: claimed ${row.claim}, measured ` +
+      `${row.verdict}. ${escapeText(reasonFor(row))}</li>`,
+  );
+  return `<section><h2 id="contradictions">Claims of the mail that did not hold</h2><ul>${items.join('')}</ul></section>`;
+}
+
+function reasonFor({ goal, format }: GoalRow): string {
+  return reasons[format]?.[goal] ?? '';
+}
+
+function goalSection(goal: GoalName, { goals }: Results, charts: readonly Chart[]): string {
+  const rows = goals.filter((row) => row.goal === goal);
+  if (rows.length === 0) return '';
+  const links = charts
+    .filter(({ id }) => goalCharts[goal].includes(id))
+    .map(({ id, title }) => `<a href="#${id}">${escapeText(title)}</a>`);
+  const evidence = rows.map((row) => {
+    const facts = row.measured.split('; ').map((fact) => `<li>${escapeText(fact)}</li>`);
+    return (
+      `<div class="evidence" id="${anchor(row)}"><h3>${goal}, ${escapeText(row.format)}: ` +
+      `<span class="${row.verdict.replace(' ', '-')}">${row.verdict}</span></h3>` +
+      `<p>${escapeText(reasonFor(row))} The mail says ${row.claim}.</p><ul>${facts.join('')}</ul></div>`
+    );
+  });
+  const also = links.length === 0 ? '' : `<p class="about">Charts: ${links.join(', ')}.</p>`;
+  return `<section><h2 id="${goal}">${goal}: ${escapeText(goalTitles[goal])}</h2><div class="goal">${evidence.join('')}</div>${also}</section>`;
+}
+
+function chartSection(charts: readonly Chart[]): string {
+  if (charts.length === 0) return '';
+  const figures = charts.map(
+    (chart) =>
+      `<figure id="${chart.id}"><h3>${escapeText(chart.title)}</h3>${legendOf(chart)}${svgOf(chart)}` +
+      `<figcaption class="caption">${escapeText(chart.caption)}</figcaption>` +
+      `<details><summary>The numbers</summary><div class="wide">${htmlTable(tableOf(chart))}</div></details></figure>`,
+  );
+  return `<section><h2 id="charts">Charts</h2><div class="charts">${figures.join('')}</div></section>`;
+}
+
+function htmlTable({ head, rows }: Table): string {
+  const cell = (text: string, index: number): string =>
+    index === 0 ? `<th scope="row">${escapeText(text)}</th>` : `<td class="number">${escapeText(text)}</td>`;
+  const heads = head.map((text) => `<th scope="col">${escapeText(text)}</th>`).join('');
+  const lines = rows.map((row) => `<tr>${row.map(cell).join('')}</tr>`).join('');
+  return `<table><thead><tr>${heads}</tr></thead><tbody>${lines}</tbody></table>`;
+}
+
+function barSection({ bars }: Results): string {
+  if (bars.length === 0) return '';
+  const table = { head: ['', 'quantity', 'measured', 'bar', 'met'], rows: bars.map(barCells) };
+  return `<section><h2 id="bars">What FVD was asked for</h2><div class="wide">${htmlTable(table)}</div></section>`;
+}
+
+function omissionSection({ omissions }: Results): string {
+  if (omissions.length === 0) return '';
+  const items = omissions.map(
+    ({ scenario, format, reason }) => `<li>${escapeText(`${scenario}, ${format}: ${reason}`)}</li>`,
+  );
+  return `<section><h2 id="omissions">Left out</h2><ul>${items.join('')}</ul></section>`;
+}
