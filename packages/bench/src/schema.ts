@@ -434,15 +434,19 @@ export const resultsSchema: v.GenericSchema<unknown, Results> = v.object({
       flushes: count,
     }),
   ),
-  devices: v.array(
-    v.object({
-      ...cell,
-      device: text,
-      depth: count,
-      workload: v.picklist(['open', 'read', 'first overwrite', 'steady overwrite', 'create', 'delete']),
-      operations: count,
-      micros: amount,
-    }),
+  // Results from before there were any have none.
+  devices: v.optional(
+    v.array(
+      v.object({
+        ...cell,
+        device: text,
+        depth: count,
+        workload: v.picklist(['open', 'read', 'first overwrite', 'steady overwrite', 'create', 'delete']),
+        operations: count,
+        micros: amount,
+      }),
+    ),
+    [],
   ),
   powerLosses: v.array(
     v.object({ format: text, leaves: v.picklist(['clean', 'leaks']), repairable: v.boolean() }),

@@ -1,3 +1,4 @@
+import { judge } from '../src/rules.ts';
 import type {
   Calls,
   OverwriteRow,
@@ -190,4 +191,30 @@ export function idealResults(): Results {
     })),
     omissions: [],
   };
+}
+
+/** Results with verdicts and something for every chart, no two rows alike. */
+export function publishedResults(): Results {
+  const results = idealResults();
+  const rows = [...results.reads, ...results.overwrites];
+  for (const [index, row] of rows.entries()) {
+    row.roundMicros = row.roundMicros.map((micros, round) => micros + index + round / 10);
+    row.calls.purposes.data.writes = 1000 + index;
+    row.calls.flushes = 16 + index;
+  }
+  for (const [index, row] of results.sessions.entries()) row.residentMetadataBytes += index * 1000;
+  for (const [index, row] of results.snapshotOperations.entries()) row.medianMs += index;
+  results.devices = FORMATS.flatMap((format, index) =>
+    (['first overwrite', 'create', 'delete'] as const).map((workload, nth) => ({
+      device: 'ssd',
+      depth: 1,
+      format,
+      snapshots: 1000,
+      workload,
+      operations: 1,
+      micros: 100 + 10 * index + nth,
+    })),
+  );
+  results.goals = judge(results, FORMATS);
+  return results;
 }

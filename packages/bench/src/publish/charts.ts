@@ -50,7 +50,7 @@ export interface BarChart {
   readonly bars: readonly Bar[];
 }
 
-export interface Bar {
+interface Bar {
   readonly label: string;
   readonly format: string;
   readonly parts: readonly { readonly name: string; readonly value: number }[];
@@ -69,7 +69,11 @@ const perSecond: Axis = { label: 'requests a second', scale: 'log', show: groupe
 const milliseconds: Axis = { label: 'time', scale: 'log', show: duration };
 const bytesAxis: Axis = { label: 'bytes', scale: 'binary', show: size };
 const callsAxis: Axis = { label: 'storage calls', scale: 'linear', show: (value) => number(value) };
-const microseconds: Axis = { label: 'time', scale: 'log', show: (value) => duration(value / 1000) };
+const microseconds: Axis = {
+  label: 'time',
+  scale: 'log',
+  show: (value) => (value < 1000 ? `${number(value)} µs` : duration(value / 1000)),
+};
 
 /** The law of a series, and how far off it is. */
 function lawOf(points: readonly Point[], variable: string): string {

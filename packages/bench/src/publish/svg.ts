@@ -155,7 +155,7 @@ function seriesMarks(
 }
 
 /** A shape for each place in the legend: disc, square, triangle, diamond, and from the start again. */
-export function shapeOf(index: number, x: number, y: number): string {
+function shapeOf(index: number, x: number, y: number): string {
   const corners = (points: readonly (readonly [number, number])[]): string =>
     `<polygon points="${points.map(([dx, dy]) => `${place(x + dx)},${place(y + dy)}`).join(' ')}"/>`;
   switch (index % 4) {

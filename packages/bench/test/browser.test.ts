@@ -1,0 +1,122 @@
+import { existsSync } from 'node:fs';
+import { writeFile } from 'node:fs/promises';
+import { pathToFileURL } from 'node:url';
+import { type Browser, chromium, type Page } from 'playwright-core';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { htmlReport } from '../src/publish/html.ts';
+import { scratch } from './lab.ts';
+import { publishedResults } from './samples.ts';
+
+/* The page in a real browser, Debian's. Elsewhere the tests say that it is missing; CI has it. */
+
+const executablePath = '/usr/bin/chromium';
+const flags = [
+  '--no-sandbox',
+  '--disable-gpu',
+  '--disable-quic',
+  '--no-first-run',
+  '--disable-background-networking',
+  '--disable-component-update',
+  '--disable-sync',
+];
+const at = scratch();
+const results = publishedResults();
+
+describe.skipIf(!existsSync(executablePath) && !process.env['CI'])('the report in chromium', () => {
+  let browser: Browser;
+  let address: string;
+  const complaints: string[] = [];
+
+  beforeAll(async () => {
+    const file = at('report.html');
+    await writeFile(file, htmlReport(results));
+    address = pathToFileURL(file).href;
+    browser = await chromium.launch({ executablePath, args: flags });
+  }, 60_000);
+
+  afterAll(() => browser.close());
+
+  async function open(width: number, options: { javaScriptEnabled?: boolean } = {}): Promise<Page> {
+    const context = await browser.newContext({ viewport: { width, height: 900 }, ...options });
+    const page = await context.newPage();
+    page.on('console', (message) => void complaints.push(message.text()));
+    page.on('pageerror', (error) => void complaints.push(error.message));
+    await page.goto(address);
+    return page;
+  }
+
+  it.each([1280, 400])(
+    'fits %d pixels, with every chart, and the console has nothing to say',
+    async (width) => {
+      const page = await open(width);
+      expect(await page.evaluate('document.documentElement.scrollWidth')).toBeLessThanOrEqual(width);
+      const charts = page.locator('figure svg.chart');
+      expect(await charts.count()).toBe(15);
+      for (const chart of await charts.all()) {
+        const box = (await chart.boundingBox())!;
+        expect(box.width).toBeGreaterThan(width === 400 ? 250 : 400);
+        expect(box.height).toBeGreaterThan(100);
+      }
+      expect(complaints).toEqual([]);
+      await page.context().close();
+    },
+  );
+
+  it('shows the matrix of verdicts first, every cell a click away from its evidence', async () => {
+    const page = await open(1280);
+    const cells = page.locator('.matrix td a');
+    expect(await cells.count()).toBe(results.goals.length);
+    await cells.nth(4).click();
+    const shown = page.locator('.evidence:target');
+    expect(await shown.count()).toBe(1);
+    expect((await shown.boundingBox())!.y).toBeGreaterThanOrEqual(0);
+    await page.context().close();
+  });
+
+  it('says what is pointed at, and what is focused by keyboard', async () => {
+    const page = await open(1280);
+    const tip = page.locator('#tip');
+    const mark = page.locator('#reads .mark').first();
+    const words = (await mark.getAttribute('aria-label'))!;
+    expect(await tip.isHidden()).toBe(true);
+    await mark.hover();
+    expect(await tip.textContent()).toBe(words);
+    await page.keyboard.press('Escape');
+    expect(await tip.isHidden()).toBe(true);
+    await mark.focus();
+    expect(await tip.textContent()).toBe(words);
+    await page.keyboard.press('Tab');
+    expect(await tip.textContent()).not.toBe(words);
+    expect(await tip.isVisible()).toBe(true);
+    await page.context().close();
+  });
+
+  it('needs no script: charts, links and tables are there without', async () => {
+    const page = await open(1280, { javaScriptEnabled: false });
+    expect(await page.locator('figure svg.chart .mark title').count()).toBeGreaterThan(20);
+    const table = page.locator('#reads details table');
+    expect(await table.isVisible()).toBe(false);
+    await page.locator('#reads summary').click();
+    expect(await table.isVisible()).toBe(true);
+    await page.context().close();
+  });
+
+  it('has colours of its own in the dark', async () => {
+    const page = await open(1280);
+    const background = (): Promise<unknown> =>
+      page.evaluate('getComputedStyle(document.body).backgroundColor');
+    const light = await background();
+    await page.emulateMedia({ colorScheme: 'dark' });
+    expect(await background()).not.toBe(light);
+    await page.context().close();
+  });
+
+  it('prints, one chart below the other', async () => {
+    const page = await open(1280);
+    await page.emulateMedia({ media: 'print' });
+    expect(await page.evaluate("getComputedStyle(document.querySelector('.charts')).display")).toBe('block');
+    const pdf = await page.pdf({ format: 'A4' });
+    expect(pdf.length).toBeGreaterThan(20_000);
+    await page.context().close();
+  });
+});
