@@ -10,12 +10,13 @@ import { RESULTS_VERSION, resultsSchema } from '../src/index.ts';
 
 const file = new URL('../results.schema.json', import.meta.url);
 
-function published(): string {
-  const schema = toJsonSchema(resultsSchema, { errorMode: 'ignore' });
-  return `${JSON.stringify({ $id: `cowlab-bench-results-${RESULTS_VERSION}`, ...schema }, null, 2)}\n`;
-}
+const published: unknown = {
+  $id: `cowlab-bench-results-${RESULTS_VERSION}`,
+  ...toJsonSchema(resultsSchema, { errorMode: 'ignore' }),
+};
 
 it('results.schema.json is the schema that results are checked by', () => {
-  if (process.env['COWLAB_WRITE_TABLES'] !== undefined) writeFileSync(file, published());
-  expect(readFileSync(file, 'utf8')).toBe(published());
+  if (process.env['COWLAB_WRITE_TABLES'] !== undefined)
+    writeFileSync(file, JSON.stringify(published, null, 2));
+  expect(JSON.parse(readFileSync(file, 'utf8'))).toEqual(published);
 });

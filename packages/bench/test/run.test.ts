@@ -204,8 +204,8 @@ describe('a run', () => {
     expect(done.at(-1)).toBeLessThanOrEqual(1);
   });
 
-  it('takes its images away', () => {
-    expect(readdirSync(at('new/out'))).toEqual(['results.json']);
+  it('leaves the numbers and the reports, and takes its images away', () => {
+    expect(readdirSync(at('new/out'))).toEqual(['charts.csv', 'report.html', 'report.md', 'results.json']);
     expect(readdirSync(at('images'))).toEqual([]);
   });
 });
