@@ -22,6 +22,7 @@ const formats: readonly [string, string, FieldTable][] = [
   ['fvd', 'entry', fvd.entryFields],
   ['qcow2-like', 'header', qcow2.headerFields],
   ['qcow2-like', 'snapshot', qcow2.snapshotFields],
+  ['qcow2-like', 'bitmap', qcow2.bitmapFields],
   ['vmdk-chain', 'header', vmdk.headerFields],
 ];
 

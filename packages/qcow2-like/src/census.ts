@@ -1,5 +1,5 @@
 import { type LongCallOptions, viewOf } from '@cowlab/core';
-import { visitBitmaps } from './bitmaps.ts';
+import { visitBitmaps } from './bitmap-directory.ts';
 import { compressedFlag, compressedPlace, hostOffsetOf, isMalformed, zeroFlag } from './entries.ts';
 import type { ImageFile } from './image-file.ts';
 import { type L1Place, readL1 } from './mapping.ts';

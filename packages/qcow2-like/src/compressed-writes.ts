@@ -133,7 +133,7 @@ export class CompressedWrites {
 
   /** What lies together is written together. */
   async #writeBytes(placed: readonly Placed[]): Promise<void> {
-    const { storage } = this.#metadata.file;
+    const { storage, guard } = this.#metadata.file;
     for (let at = 0; at < placed.length; ) {
       const { hostOffset } = placed[at] as Placed;
       const parts: Uint8Array[] = [];
@@ -144,6 +144,7 @@ export class CompressedWrites {
         end += bytes.length;
         at += 1;
       }
+      guard?.assertFree(hostOffset, end - hostOffset);
       await storage.write(hostOffset, parts.length === 1 ? (parts[0] as Uint8Array) : Buffer.concat(parts));
     }
   }

@@ -13,6 +13,8 @@ import {
   type StorageFolder,
   viewOf,
 } from '@cowlab/core';
+import { keptAutoclear, readBitmapTable, readDirectory } from './bitmap-directory.ts';
+import { Bitmaps } from './bitmaps.ts';
 import { recover } from './check.ts';
 import { setEntry } from './entries.ts';
 import { Guard, overlapLevels } from './guard.ts';
@@ -239,14 +241,28 @@ async function openWritable({ file, mapping, snapshots }: Opened, given: OptionV
   return metadata;
 }
 
+/** Bitmaps that cannot be kept up to date refuse the open; where only a repair is wanted, they are what check finds. */
+async function openBitmaps(metadata: Metadata): Promise<Bitmaps | undefined> {
+  const { file } = metadata;
+  try {
+    const directory = await readDirectory(file);
+    for (const bitmap of directory.bitmaps) if (!bitmap.isInUse) await readBitmapTable(file, bitmap);
+    return directory.bitmaps.length === 0 ? undefined : new Bitmaps(metadata, directory);
+  } catch (error) {
+    if (file.header.damaged) return undefined;
+    throw error;
+  }
+}
+
 /** What an open for writing has to set right in the file before the first write. */
 async function prepareForWriting(metadata: Metadata): Promise<void> {
   const { file } = metadata;
   // Whoever repairs sees the image as it is.
   if (file.header.damaged) return;
   if (file.header.dirty) await recover(metadata);
-  // Whoever wrote what an autoclear bit vouches for has to see that we do not keep it up to date.
-  if (file.header.autoclear !== 0n) await file.update({ autoclear: 0n });
+  // Whoever wrote what an autoclear bit vouches for has to see that we do not keep it up to date; bitmaps we do.
+  const autoclear = keptAutoclear(file);
+  if (file.header.autoclear !== autoclear) await file.update({ autoclear });
 }
 
 async function openStorage(storage: Storage, context: OpenContext): Promise<DriverImage> {
@@ -263,7 +279,10 @@ async function openStorage(storage: Storage, context: OpenContext): Promise<Driv
   let backing: Backing | undefined;
   try {
     if (reference !== undefined) backing = await context.openBacking(reference, 'header.backing_file_name');
-    if (metadata !== undefined) await prepareForWriting(metadata);
+    if (metadata !== undefined) {
+      file.bitmaps = await openBitmaps(metadata);
+      await prepareForWriting(metadata);
+    }
   } catch (error) {
     await backing?.close();
     throw error;

@@ -1,4 +1,5 @@
 import { type Awaitable, CowlabError, type Purpose, type Storage, viewOf, writeU64BE } from '@cowlab/core';
+import type { Bitmaps } from './bitmaps.ts';
 import { type Codec, codecOf } from './codecs.ts';
 import type { Guard, Structure } from './guard.ts';
 import { type HeaderChange, rewriteHeader } from './header-area.ts';
@@ -26,6 +27,8 @@ export class ImageFile {
   header: Header;
   /** What watches over metadata while the image is open for writing. */
   guard: Guard | undefined;
+  /** Who has to know of changes of the disk, while it is open for writing. */
+  bitmaps: Bitmaps | undefined;
   #page: Uint8Array;
 
   private constructor(storage: Storage, header: Header, codec: Codec, page: Uint8Array) {
@@ -60,9 +63,13 @@ export class ImageFile {
     return this.storage.read(offset, target, field.startsWith('refcount') ? 'refcount' : 'mapping');
   }
 
-  /** Whether bytes that belong to the guest may be overwritten where they are. */
-  mayOverwrite(offset: number, bytes: number): boolean {
-    return !this.header.damaged && (this.guard === undefined || this.guard.isFree(offset, bytes));
+  /** Whether guest bytes may be overwritten where they are, without anybody being told. */
+  mayOverwrite(hostOffset: number, bytes: number, guestOffset: number): boolean {
+    return (
+      !this.header.damaged &&
+      (this.guard === undefined || this.guard.isFree(hostOffset, bytes)) &&
+      (this.bitmaps === undefined || this.bitmaps.covers(guestOffset, bytes))
+    );
   }
 
   /** Takes no change any more from now on, and says so durably; version 2 has no bit for it. */

@@ -1,6 +1,7 @@
 import {
   allocatedBytes,
   type Awaitable,
+  andThen,
   type Backing,
   type BackingReference,
   type CheckOptions,
@@ -15,6 +16,7 @@ import {
   type LongCallOptions,
   type Placement,
 } from '@cowlab/core';
+import { bitmapDetails } from './bitmap-directory.ts';
 import { checkImage } from './check.ts';
 import { CompressedClusters } from './compressed.ts';
 import { CompressedWrites } from './compressed-writes.ts';
@@ -49,6 +51,7 @@ import type { SnapshotTable } from './snapshot-table.ts';
  *                   «flush» and clears the bit «flush»
  *   header          always one sector, alone, after a «flush» of all that it points to
  *   backing         all of a flush; counts «flush» → header that names another, or none «flush»
+ *   bitmaps         IN_USE in their directory «flush» before the first change of data; written at close (bitmaps.ts)
  *   corruption      the corrupt bit «flush», alone; what is in memory stays there (corruption.ts, guard.ts)
  *   empty           as a snapshot operation: a new L1 table without entries
  *   snapshots       header: dirty bit «flush» → counts, COPIED flags, tables «flush» → header: new snapshot
@@ -112,7 +115,12 @@ export class Qcow2Image implements DriverImage {
     if (metadata !== undefined && this.#reservations !== undefined) {
       const writes = new CompressedWrites(metadata, this.#reservations);
       this.writeCompressed = (offset, source) =>
-        this.#watched(() => writes.write(offset, source).finally(() => this.#compressed.reset()));
+        this.#watched(() =>
+          andThen(file.bitmaps?.begin(), () => {
+            file.bitmaps?.record(offset, source.length);
+            return writes.write(offset, source).finally(() => this.#compressed.reset());
+          }),
+        );
     }
     this.snapshots = new Qcow2Snapshots(
       parts,
@@ -136,7 +144,16 @@ export class Qcow2Image implements DriverImage {
   }
 
   reserve(offset: number, length: number): Awaitable<Placement> {
-    return this.#watched(() => this.#writable().reserve(offset, length));
+    const { bitmaps } = this.#parts.file;
+    if (bitmaps === undefined) return this.#watched(() => this.#writable().reserve(offset, length));
+    return this.#watched(() =>
+      andThen(bitmaps.begin(), () =>
+        andThen(this.#writable().reserve(offset, length), (placement) => {
+          bitmaps.record(placement.guestOffset, placement.length);
+          return placement;
+        }),
+      ),
+    );
   }
 
   commit(placement: Placement): Awaitable<void> {
@@ -150,7 +167,14 @@ export class Qcow2Image implements DriverImage {
 
   unmap(offset: number, length: number, mode: 'discard' | 'zero'): Awaitable<void> {
     this.#compressed.reset();
-    return this.#watched(() => this.#writable().unmap(offset, Math.min(length, this.size - offset), mode));
+    const { bitmaps } = this.#parts.file;
+    const bytes = Math.min(length, this.size - offset);
+    return this.#watched(() =>
+      andThen(bitmaps?.begin(), () => {
+        bitmaps?.record(offset, bytes);
+        return this.#writable().unmap(offset, bytes, mode);
+      }),
+    );
   }
 
   flush(): Awaitable<void> {
@@ -170,7 +194,19 @@ export class Qcow2Image implements DriverImage {
     if (metadata === undefined) throw this.#readOnly();
     const writes = this.#writable();
     const parts = { metadata, backing: backing.current, writes, extents: this.#extents };
-    await this.#watched(() => resizeImage(parts, size, options));
+    await this.#watched(() => this.#resizeWithBitmaps(size, () => resizeImage(parts, size, options)));
+  }
+
+  async #resizeWithBitmaps(size: number, resize: () => Promise<void>): Promise<void> {
+    const { file } = this.#parts;
+    const { bitmaps } = file;
+    const before = this.size;
+    if (size !== before) await bitmaps?.beginResize(size);
+    try {
+      await resize();
+    } finally {
+      if (this.size !== before) bitmaps?.resized(before, this.size);
+    }
   }
 
   async releaseBacking(): Promise<void> {
@@ -215,17 +251,24 @@ export class Qcow2Image implements DriverImage {
         'extended l2': header.extendedL2,
         corrupt: header.damaged,
         snapshots: header.snapshotCount,
+        ...(await bitmapDetails(file)),
       },
     };
   }
 
   stats(): ImageStats {
-    const { mapping, metadata, backing } = this.#parts;
+    const { file, mapping, metadata, backing } = this.#parts;
     const below = backing.current?.stats().residentMetadataBytes ?? 0;
     const refcountBytesResident = metadata?.refcounts.residentBytes ?? 0;
     return {
       residentMetadataBytes:
-        mapping.residentBytes + refcountBytesResident + this.#compressed.residentBytes + below,
+        mapping.residentBytes +
+        refcountBytesResident +
+        this.#compressed.residentBytes +
+        (this.#view === undefined
+          ? (file.bitmaps?.residentBytes ?? 0) + (file.guard?.residentBytes ?? 0)
+          : 0) +
+        below,
       refcountBytesResident,
       l2CacheHits: mapping.tables.hits,
       l2CacheMisses: mapping.tables.misses,
@@ -237,7 +280,10 @@ export class Qcow2Image implements DriverImage {
     if (this.#view !== undefined) return;
     const { file, metadata, backing } = this.#parts;
     try {
-      if (metadata !== undefined && !metadata.isBroken) await this.#watched(() => metadata.sync());
+      if (metadata !== undefined && !metadata.isBroken) {
+        await this.#watched(() => metadata.sync());
+        await this.#watched(() => file.bitmaps?.store());
+      }
     } finally {
       await file.storage.close();
       await backing.current?.close();

@@ -25,7 +25,7 @@ export const headerFields = {
     at: 88,
     bytes: 8,
     meaning: 'bit 0 bitmaps are valid',
-    valid: 'any; cleared by an open for writing',
+    valid: 'any; others are cleared by an open for writing',
   },
   refcount_order: { at: 96, bytes: 4, meaning: 'counts have 2^order bits', valid: '0 … 6' },
   header_length: { at: 100, bytes: 4, meaning: '', valid: '104 …, a multiple of 8' },
@@ -47,4 +47,19 @@ export const snapshotFields = {
   vm_clock_nsec: { at: 24, bytes: 8, meaning: "guest run time: 0 in ours, kept in others'", valid: 'any' },
   vm_state_size: { at: 32, bytes: 4, meaning: "VM state bytes: 0 in ours, kept in others'", valid: 'any' },
   extra_data_size: { at: 36, bytes: 4, meaning: 'bytes of extra data: 16 in ours', valid: 'up to 1,024' },
+} as const;
+
+export const bitmapFields = {
+  bitmap_table_offset: { at: 0, bytes: 8, meaning: '', valid: 'aligned, inside the file' },
+  bitmap_table_size: {
+    at: 8,
+    bytes: 4,
+    meaning: 'entries',
+    valid: 'as many as the disk needs, unless in use',
+  },
+  flags: { at: 12, bytes: 4, meaning: 'bit 0 in use, bit 1 auto: enabled', valid: 'these two bits' },
+  type: { at: 16, bytes: 1, meaning: '1: dirty tracking', valid: '1' },
+  granularity_bits: { at: 17, bytes: 1, meaning: 'one bit for 2^this guest bytes', valid: '9 … 31' },
+  name_size: { at: 18, bytes: 2, meaning: 'bytes of the name', valid: '1 … 1,023' },
+  extra_data_size: { at: 20, bytes: 4, meaning: 'bytes of extra data', valid: '0' },
 } as const;

@@ -1,4 +1,5 @@
 import { type Awaitable, andThen, CowlabError, corrupt, viewOf } from '@cowlab/core';
+import { keptAutoclear } from './bitmap-directory.ts';
 import { isFatal } from './corruption.ts';
 import { compressedFlag, compressedPlace, hostOffsetOf, zeroFlag } from './entries.ts';
 import { brokenImage, condemnedImage, type ImageFile } from './image-file.ts';
@@ -70,7 +71,7 @@ export class Metadata {
 
   /** A check has found, or made, everything right: the corrupt bit goes, and the image takes changes again. */
   async absolve(): Promise<void> {
-    await this.file.update({ damaged: false, dirty: false, autoclear: 0n });
+    await this.file.update({ damaged: false, dirty: false, autoclear: keptAutoclear(this.file) });
   }
 
   /** Hands the L2 table of an L1 index to `use` such that it may be changed: made or copied when it must be. */

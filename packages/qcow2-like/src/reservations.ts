@@ -50,6 +50,24 @@ class Qcow2Placement implements PlacedRun {
   }
 }
 
+/** Space that the guest has already; nothing around what is written has to be filled in. */
+class InPlace implements Placement {
+  readonly storage: Storage;
+  readonly guestOffset: number;
+  readonly length: number;
+  readonly hostOffset: number;
+  readonly head = 0;
+  readonly tail = 0;
+  readonly fresh = false;
+
+  constructor(storage: Storage, clusterBytes: number, run: ClusterRun, { offset, within, length }: Request) {
+    this.storage = storage;
+    this.guestOffset = offset;
+    this.length = Math.min(length, run.count * clusterBytes - within);
+    this.hostOffset = run.first * clusterBytes + within;
+  }
+}
+
 interface Request {
   readonly offset: number;
   readonly length: number;
@@ -99,7 +117,8 @@ export class Reservations {
       return new Qcow2Placement(storage, this.#clusterBytes, kept, request, true);
     }
     this.requireSound(table.view, index);
-    this.#requireFree(table.view, index, index + wanted);
+    const owned = this.#ownedRun(table.view, index, wanted);
+    if (owned !== undefined) return new InPlace(storage, this.#clusterBytes, owned, request);
     let count = 1;
     while (count < wanted && !isOwned(table.view, index + count)) {
       this.requireSound(table.view, index + count);
@@ -111,12 +130,22 @@ export class Reservations {
     );
   }
 
-  /** Owned clusters are overwritten in place; who asks for others in their place does so because they lie on metadata. */
-  #requireFree(view: DataView, index: number, end: number): void {
-    for (let at = index; at < end && isOwned(view, at); at += 1) {
-      const hostOffset = hostOffsetOf(view.getUint32(at * 8), view.getUint32(at * 8 + 4));
-      if (hostOffset !== 0) this.metadata.file.guard?.assertFree(hostOffset, this.#clusterBytes);
-    }
+  /**
+   * Owned clusters are overwritten where they are. Who asks all the same does so because they lie on metadata, which is
+   * refused, or because a dirty bitmap has to know.
+   */
+  #ownedRun(view: DataView, index: number, wanted: number): ClusterRun | undefined {
+    const place = (at: number): number => hostOffsetOf(view.getUint32(at * 8), view.getUint32(at * 8 + 4));
+    if (!isOwned(view, index) || place(index) === 0) return undefined;
+    let count = 1;
+    while (
+      count < wanted &&
+      isOwned(view, index + count) &&
+      place(index + count) === place(index) + count * this.#clusterBytes
+    )
+      count += 1;
+    this.metadata.file.guard?.assertFree(place(index), count * this.#clusterBytes);
+    return { first: place(index) / this.#clusterBytes, count };
   }
 
   /** An entry that is about to be replaced must name clusters that can be given back. Throws `ERR_CORRUPT`. */
@@ -132,6 +161,7 @@ export class Reservations {
   }
 
   commit(placement: Placement): Awaitable<void> {
+    if (placement instanceof InPlace) return;
     const { guestOffset } = placement;
     const l1Index = Math.floor(guestOffset / this.#spanBytes);
     return this.metadata.turns.take(() => {
@@ -155,6 +185,7 @@ export class Reservations {
   }
 
   abort(placement: Placement): void {
+    if (placement instanceof InPlace) return;
     const { run, kept } = placement as PlacedRun;
     if (!kept) this.metadata.refcounts.release(run.first, run.count, false);
   }

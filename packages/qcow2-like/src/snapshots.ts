@@ -6,6 +6,7 @@ import {
   type DriverSnapshots,
   type LongCallOptions,
   type SnapshotInfo,
+  unsupported,
   viewOf,
 } from '@cowlab/core';
 import { recover } from './check.ts';
@@ -107,6 +108,8 @@ export class Qcow2Snapshots implements DriverSnapshots {
   async apply(id: string, options: LongCallOptions): Promise<void> {
     const metadata = this.#metadata();
     const { file, mapping } = metadata;
+    if (file.bitmaps !== undefined)
+      throw unsupported(file.name, 'bitmaps', 'what applying a snapshot changes, no dirty bitmap would know');
     const snapshot = this.#find(id);
     const walk: Walk = { metadata, options };
     const { l1, tables: wanted } = await readTables(metadata, snapshot);

@@ -57,7 +57,7 @@ export class SubclusterExtents extends Extents {
       length: mapped,
       storage: this.file.storage,
       hostOffset: place,
-      owned: (hi & this.ownFlag) !== 0 && this.file.mayOverwrite(place, mapped),
+      owned: (hi & this.ownFlag) !== 0 && this.file.mayOverwrite(place, mapped, offset),
     };
   }
 

@@ -217,21 +217,6 @@ describe.skipIf(qemuIsMissing)('we read what QEMU writes', () => {
     },
   );
 
-  it('an image with dirty bitmaps, which go stale when we write', async () => {
-    await qemu.img('create', '-f', 'qcow2', 'disk.qcow2', '40M');
-    await qemu.img('bitmap', '--add', 'disk.qcow2', 'b0');
-    await qemu.io('disk.qcow2', 'write -P 1 0 1M');
-    expect((await readWhole('disk.qcow2'))[0]).toBe(1);
-    const disk = await openFile('disk.qcow2');
-    await disk.write(0, bufferOf(10, 1));
-    await disk.close();
-    expect(await qemu.img('info', 'disk.qcow2')).not.toMatch(/\bb0\b/);
-    const repaired = await openFile('disk.qcow2');
-    expect(await repaired.check({ repair: 'leaks' })).toMatchObject({ corruptions: 0, leaks: 0 });
-    await repaired.close();
-    await qemu.img('check', 'disk.qcow2');
-  });
-
   it.each([['an external data file', ['-o', 'data_file=data.raw'], 'header.incompatible_features']])(
     'but not one with %s, which is named in the error',
     async (_, options, field) => {
