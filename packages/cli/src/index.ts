@@ -6,6 +6,7 @@ export type {
   FindingJson,
   InfoJson,
   MapEntryJson,
+  MeasureJson,
   RebaseJson,
   SnapshotJson,
 } from './json.ts';

@@ -3,6 +3,7 @@ import type {
   CommitReport,
   CompactReport,
   ImageInfo,
+  Measurement,
   RebaseReport,
   SnapshotInfo,
 } from '@cowlab/core';
@@ -61,6 +62,12 @@ export interface CommitJson {
   readonly emptied: boolean;
   /** Images between the two, which read wrongly from now on. */
   readonly invalid: readonly string[];
+}
+
+/** The names are those of `qemu-img measure --output=json`. */
+export interface MeasureJson {
+  readonly required: number;
+  readonly 'fully-allocated': number;
 }
 
 export interface CheckJson {
@@ -146,6 +153,10 @@ function backingJson({ backing }: ImageInfo): BackingJson {
     ...(backing?.format !== undefined && { 'backing-filename-format': backing.format }),
     ...(backing?.snapshot !== undefined && { 'backing-snapshot': backing.snapshot }),
   };
+}
+
+export function measureJson({ requiredBytes, fullyAllocatedBytes }: Measurement): MeasureJson {
+  return { required: requiredBytes, 'fully-allocated': fullyAllocatedBytes };
 }
 
 export function commitJson(filename: string, report: CommitReport): CommitJson {

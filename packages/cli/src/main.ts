@@ -13,6 +13,7 @@ import { addCreate } from './verbs/create.ts';
 import { addDiff } from './verbs/diff.ts';
 import { addInfo } from './verbs/info.ts';
 import { addMap } from './verbs/map.ts';
+import { addMeasure } from './verbs/measure.ts';
 import { addRebase } from './verbs/rebase.ts';
 import { addResize, protectNegativeSize } from './verbs/resize.ts';
 import { addSnapshot } from './verbs/snapshot.ts';
@@ -29,6 +30,7 @@ const verbs: readonly AddVerb[] = [
   addResize,
   addRebase,
   addCommit,
+  addMeasure,
   addCompact,
   addBench,
 ];

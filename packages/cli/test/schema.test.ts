@@ -22,6 +22,8 @@ describe('what --json prints is as the published schema says', () => {
     expect(contradictions(await printed('info', '--json', at('disk')), 'info')).toEqual([]);
     expect(contradictions(await printed('check', '--json', at('disk')), 'check')).toEqual([]);
     expect(contradictions(await printed('map', '--json', at('disk')), 'map')).toEqual([]);
+    const measured = await printed('measure', '--json', '-O', format, at('disk'));
+    expect(contradictions(measured, 'measure')).toEqual([]);
     expect(contradictions(await printed('snapshot', '-l', '--json', at('disk')), 'snapshots')).toEqual([]);
   });
 

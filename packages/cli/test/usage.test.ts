@@ -14,6 +14,7 @@ const verbs = [
   'resize',
   'rebase',
   'commit',
+  'measure',
   'compact',
   'bench',
 ];

@@ -9,6 +9,7 @@ import { faults } from './groups/faults.ts';
 import { flush, reopen } from './groups/flush-and-reopen.ts';
 import { lifecycle } from './groups/lifecycle.ts';
 import { localCopies } from './groups/local-copies.ts';
+import { measuring } from './groups/measure.ts';
 import { oneWriter } from './groups/one-writer.ts';
 import { powerLoss } from './groups/power-loss.ts';
 import { races } from './groups/races.ts';
@@ -45,6 +46,7 @@ export const groups: readonly ScenarioGroup[] = [
   races,
   resize,
   compaction,
+  measuring,
   damage,
   faults,
   powerLoss,

@@ -40,6 +40,7 @@ const capabilities: Capabilities = {
   resize: 'grow',
   compress: 'none',
   compact: 'none',
+  measure: false,
   repair: [],
   concurrency: 'perRange',
   afterPowerLoss: 'clean',

@@ -9,6 +9,8 @@ import {
   type DriverImage,
   type Extent,
   type ImageInfo,
+  type Measurement,
+  type MeasureRequest,
   type OpenContext,
   type Placement,
   type Storage,
@@ -47,6 +49,7 @@ const capabilities: Capabilities = {
   resize: 'none',
   compress: 'none',
   compact: 'none',
+  measure: true,
   repair: [],
   concurrency: 'perRange',
   afterPowerLoss: 'clean',
@@ -249,6 +252,11 @@ export const mapping: BlockDriver = {
     } finally {
       await storage.close();
     }
+  },
+
+  async measure({ size }: MeasureRequest): Promise<Measurement> {
+    const bytes = dataStart(size) + Math.ceil(size / unitBytes) * unitBytes;
+    return { requiredBytes: bytes, fullyAllocatedBytes: bytes };
   },
 
   async open(folder: StorageFolder, file: string, context: OpenContext): Promise<DriverImage> {

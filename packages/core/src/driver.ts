@@ -327,6 +327,8 @@ export interface Capabilities {
   readonly compress: 'none' | 'units' | 'streams';
   /** `trim`: free space at the end of the file can be given back. `move`: and data moved, to make it free. */
   readonly compact: 'none' | 'trim' | 'move';
+  /** How large an image would be can be told before it is made. */
+  readonly measure: boolean;
   /** What `check` can repair. */
   readonly repair: readonly ('leaks' | 'all')[];
   /** `serial`: one request at a time. `perRange`: requests on disjoint units run side by side, flush beside them. */
@@ -368,6 +370,30 @@ export interface CreateRequest {
   readonly options: OptionValues;
 }
 
+/** Bytes that are to be written. */
+export interface MeasuredRun {
+  readonly offset: number;
+  readonly length: number;
+}
+
+/** An image that could be made, and written to. */
+export interface MeasureRequest {
+  /** Guest bytes. */
+  readonly size: number;
+  /** Create options, as for `create`. */
+  readonly options: OptionValues;
+  /** What is to be written, in rising order, without overlaps; some of it may turn out to be zeros. */
+  readonly runs: AsyncIterable<MeasuredRun>;
+}
+
+/** Length of an image's files together. */
+export interface Measurement {
+  /** At most, when the image is made, written to once from its start to its end, and closed. */
+  readonly requiredBytes: number;
+  /** The same when all of the disk is written. */
+  readonly fullyAllocatedBytes: number;
+}
+
 /** An opened backing: what a driver reads through and closes with itself. */
 export interface Backing extends ReadSource {
   readonly format: string;
@@ -407,6 +433,8 @@ export interface BlockDriver {
   probe(head: Uint8Array): number;
   /** Writes a new, empty image into `file`, which exists and is empty; durable when it returns. */
   create(folder: StorageFolder, file: string, request: CreateRequest): Promise<void>;
+  /** Present when `capabilities.measure`. Makes nothing, and asks no file. */
+  measure?(request: MeasureRequest): Promise<Measurement>;
   /** Opens an image. A rejected open has modified nothing and has closed what it opened. */
   open(folder: StorageFolder, file: string, context: OpenContext): Promise<DriverImage>;
 }

@@ -15,6 +15,7 @@ export * from './file-folder.ts';
 export type { FileIo } from './file-storage.ts';
 export type { GatePolicy } from './gate.ts';
 export type { PopulateOptions } from './local-copies.ts';
+export { countUnits, measureDisk, type MeasureOptions, touchedUnits } from './measure.ts';
 export { MemoryFolder, MemoryStorage } from './memory-storage.ts';
 export {
   createDisk,

@@ -8,6 +8,8 @@ import type {
   DriverImage,
   ImageInfo,
   ImageStats,
+  Measurement,
+  MeasureRequest,
   OpenContext,
   Placement,
 } from './driver.ts';
@@ -32,6 +34,7 @@ const capabilities: Capabilities = {
   resize: 'both',
   compress: 'none',
   compact: 'none',
+  measure: true,
   repair: [],
   concurrency: 'perRange',
   afterPowerLoss: 'clean',
@@ -142,6 +145,10 @@ export const raw: BlockDriver = {
     } finally {
       await storage.close();
     }
+  },
+
+  async measure({ size }: MeasureRequest): Promise<Measurement> {
+    return { requiredBytes: size, fullyAllocatedBytes: size };
   },
 
   async open(folder: StorageFolder, file: string, context: OpenContext): Promise<DriverImage> {

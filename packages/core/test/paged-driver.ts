@@ -39,6 +39,7 @@ export const capabilities: Capabilities = {
   resize: 'both',
   compress: 'none',
   compact: 'none',
+  measure: false,
   repair: [],
   concurrency: 'perRange',
   afterPowerLoss: 'clean',

@@ -6,6 +6,8 @@ import {
   type CreateRequest,
   corrupt,
   type DriverImage,
+  type Measurement,
+  type MeasureRequest,
   type OpenContext,
   type OptionTable,
   type Storage,
@@ -38,6 +40,7 @@ import {
   VERSION,
   ZERO,
 } from './layout.ts';
+import { measureImage } from './measure.ts';
 import { Publisher } from './publisher.ts';
 import { Space } from './space.ts';
 import { emptyState, readState, type State } from './tree.ts';
@@ -60,6 +63,7 @@ const capabilities: Capabilities = {
   resize: 'both',
   compress: 'none',
   compact: 'move',
+  measure: true,
   repair: ['leaks', 'all'],
   concurrency: 'perRange',
   afterPowerLoss: 'clean',
@@ -309,6 +313,12 @@ export const fvd: BlockDriver = {
     } finally {
       await storage.close();
     }
+  },
+
+  async measure(request: MeasureRequest): Promise<Measurement> {
+    assertOptions(request);
+    const [{ hostChunks, logOffset }, { table }] = firstState(request);
+    return measureImage({ geometry: table.geometry, hostChunks, logOffset }, request);
   },
 
   async open(folder: StorageFolder, file: string, context: OpenContext): Promise<DriverImage> {

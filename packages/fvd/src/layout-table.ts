@@ -72,6 +72,11 @@ export function encodePage(index: number, entries: readonly ChunkEntry[]): Uint8
   return seal(page.subarray(0, Math.ceil(at / LOG_ALIGN) * LOG_ALIGN), 12);
 }
 
+/** The most bytes of a page in which so many chunks have entries, split into so many runs together. */
+export function pageBytesAtMost(chunks: number, runs: number): number {
+  return PAGE_HEADER_BYTES + ITEM_BYTES * (chunks + runs);
+}
+
 function encodeSplit(view: DataView, start: number, slot: number, { starts, hosts }: Runs): number {
   let at = start;
   view.setUint16(at, slot | SPLIT_FLAG, true);

@@ -6,6 +6,8 @@ import {
   type CreateRequest,
   type DriverImage,
   isPowerOfTwo,
+  type Measurement,
+  type MeasureRequest,
   type OpenContext,
   type OptionTable,
   type OptionValues,
@@ -31,6 +33,7 @@ import {
   minExtendedClusterBits,
 } from './layout.ts';
 import { Mapping } from './mapping.ts';
+import { measureImage } from './measure.ts';
 import { loadSnapshots, Metadata } from './metadata.ts';
 import { refcountWidth } from './refcount-width.ts';
 import { Refcounts } from './refcounts.ts';
@@ -58,6 +61,7 @@ const capabilities: Capabilities = {
   resize: 'both',
   compress: 'units',
   compact: 'none',
+  measure: true,
   repair: ['leaks', 'all'],
   concurrency: 'perRange',
   afterPowerLoss: 'leaks',
@@ -334,6 +338,11 @@ export const qcow2: BlockDriver = {
     } finally {
       await (image ?? storage).close();
     }
+  },
+
+  async measure(request: MeasureRequest): Promise<Measurement> {
+    const { clusterBits, refcountBits } = newHeader(request);
+    return measureImage(geometryOf(clusterBits, refcountBits), request);
   },
 
   async open(folder: StorageFolder, file: string, context: OpenContext): Promise<DriverImage> {

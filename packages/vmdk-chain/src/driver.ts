@@ -2,10 +2,13 @@ import path from 'node:path';
 import {
   type BlockDriver,
   type Capabilities,
+  countUnits,
   CowlabError,
   type CreateRequest,
   type DriverImage,
   isPowerOfTwo,
+  type Measurement,
+  type MeasureRequest,
   type OpenContext,
   type OptionTable,
   type StorageFolder,
@@ -13,7 +16,7 @@ import {
 import { openImage, sibling } from './chain.ts';
 import { SparseExtent } from './extent.ts';
 import type { VmdkImage } from './image.ts';
-import { MAX_GRAIN_BYTES, MAX_SECTORS, MIN_GRAIN_BYTES, SECTOR, signatureOf } from './layout.ts';
+import { MAX_GRAIN_BYTES, MAX_SECTORS, MIN_GRAIN_BYTES, planExtent, SECTOR, signatureOf } from './layout.ts';
 import { directoryFileOf, MAX_DIRECTORY_BYTES, VmdkSnapshots } from './snapshots.ts';
 import { parseDirectory } from './vmsd.ts';
 
@@ -39,6 +42,7 @@ const capabilities: Capabilities = {
   resize: 'none',
   compress: 'none',
   compact: 'none',
+  measure: true,
   repair: [],
   concurrency: 'perRange',
   afterPowerLoss: 'leaks',
@@ -160,6 +164,15 @@ export const vmdk: BlockDriver = {
     } finally {
       await storage.close();
     }
+  },
+
+  async measure({ size, options: values, runs }: MeasureRequest): Promise<Measurement> {
+    const grainBytes = grainBytesOf(values.grain_size ?? DEFAULT_GRAIN_BYTES);
+    const { overheadBytes } = planExtent('disk', size, grainBytes, values.zeroed_grain !== false);
+    return {
+      requiredBytes: overheadBytes + (await countUnits(runs, grainBytes)) * grainBytes,
+      fullyAllocatedBytes: overheadBytes + Math.ceil(size / grainBytes) * grainBytes,
+    };
   },
 
   async open(folder: StorageFolder, file: string, context: OpenContext): Promise<DriverImage> {
