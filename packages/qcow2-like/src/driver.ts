@@ -341,8 +341,7 @@ export const qcow2: BlockDriver = {
   },
 
   async measure(request: MeasureRequest): Promise<Measurement> {
-    const { clusterBits, refcountBits } = newHeader(request);
-    return measureImage(geometryOf(clusterBits, refcountBits), request);
+    return measureImage(geometryOf(newHeader(request)), request);
   },
 
   async open(folder: StorageFolder, file: string, context: OpenContext): Promise<DriverImage> {

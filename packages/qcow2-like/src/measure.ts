@@ -7,12 +7,10 @@ import { type Geometry, maxL1Bytes } from './layout.ts';
  * required size is an upper bound, and the same as QEMU's.
  */
 
-/** Entries of L2 tables may have 8 bytes, or 16 with subclusters. */
 export async function measureImage(
-  { clusterBytes, refcountsPerBlock }: Geometry,
+  { clusterBytes, l2EntryBytes, refcountsPerBlock }: Geometry,
   { size, options, runs }: MeasureRequest,
 ): Promise<Measurement> {
-  const l2EntryBytes = options['extended_l2'] === true ? 16 : 8;
   const dataBytes = roundUp(size, clusterBytes);
   const dataClusters = dataBytes / clusterBytes;
   const l2Clusters = Math.ceil((dataClusters * l2EntryBytes) / clusterBytes);

@@ -41,7 +41,11 @@ async function copyOf(lab: Lab, source: Disk): Promise<number> {
   return lengthOf(lab, copyFile);
 }
 
-const contents: readonly { what: string; strides: number; fill(lab: Lab, twin: Twin): Promise<void> }[] = [
+const contents: readonly {
+  readonly what: string;
+  readonly strides: number;
+  readonly fill: (lab: Lab, twin: Twin) => Promise<void>;
+}[] = [
   { what: 'an empty disk', strides: 6, fill: async () => undefined },
   {
     what: 'a disk with some bytes',
