@@ -7,7 +7,7 @@ import { abortError } from './metadata.ts';
 import { References } from './references.ts';
 import { readRefcountTable } from './refcount-table.ts';
 import type { SnapshotTable } from './snapshot-table.ts';
-import { bitmapProblem, extendedEntryBytes } from './subclusters.ts';
+import { bitmapProblem, extendedEntryBytes, isMendable } from './subclusters.ts';
 import { type TableAt, walkTables } from './walk.ts';
 
 /*
@@ -26,11 +26,15 @@ export interface Problem {
   readonly structure: string;
   readonly message: string;
   readonly hostOffset?: number;
+  /** It is a bitmap that can be mended. */
+  readonly isMendable?: true;
 }
 
 export interface Census {
   readonly references: References;
   readonly problems: readonly Problem[];
+  /** L2 tables with bitmaps of subclusters that are wrong, and can be mended. */
+  readonly mendable: readonly TableAt[];
   /** Guest bytes with a cluster of their own in the active state. */
   readonly allocatedBytes: number;
 }
@@ -73,6 +77,7 @@ type TableUses = Map<number, { readonly at: TableAt; times: number }>;
 class Counting implements Census {
   readonly references: References = new References();
   readonly problems: Problem[] = [];
+  readonly mendable: TableAt[] = [];
   allocatedBytes = 0;
   readonly #file: ImageFile;
   #tables: TableUses = new Map();
@@ -202,13 +207,17 @@ class Counting implements Census {
     return mapped;
   }
 
-  #checkBitmaps({ hostOffset }: TableAt, view: DataView): void {
+  #checkBitmaps(table: TableAt, view: DataView): void {
+    let canMend = false;
     for (let at = 0; at < view.byteLength; at += extendedEntryBytes) {
       const problem = bitmapProblem(view, at);
-      const index = at / extendedEntryBytes;
-      if (problem !== undefined)
-        this.#problem(subclusterBitmap, `entry ${index}: ${problem}`, hostOffset + at);
+      if (problem === undefined) continue;
+      const message = `entry ${at / extendedEntryBytes}: ${problem}`;
+      const found = { structure: subclusterBitmap, message, hostOffset: table.hostOffset + at };
+      this.#note(isMendable(view, at) ? { ...found, isMendable: true } : found);
+      canMend ||= isMendable(view, at);
     }
+    if (canMend) this.mendable.push(table);
   }
 
   /** Tables that are changed where they are, on clusters that something else refers to as well. */
@@ -242,7 +251,10 @@ class Counting implements Census {
   }
 
   #problem(structure: string, message: string, hostOffset?: number): void {
-    if (this.problems.length === maxProblems) return;
-    this.problems.push({ structure, message, ...(hostOffset === undefined ? {} : { hostOffset }) });
+    this.#note({ structure, message, ...(hostOffset === undefined ? {} : { hostOffset }) });
+  }
+
+  #note(problem: Problem): void {
+    if (this.problems.length < maxProblems) this.problems.push(problem);
   }
 }

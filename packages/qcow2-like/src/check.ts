@@ -8,6 +8,7 @@ import type { Metadata } from './metadata.ts';
 import { rebuildRefcounts } from './rebuild.ts';
 import type { References } from './references.ts';
 import { Refcounts } from './refcounts.ts';
+import { bitmapProblem, extendedEntryBytes, isMendable, mendBitmap } from './subclusters.ts';
 import { type TableAt, walkTables } from './walk.ts';
 
 /*
@@ -22,8 +23,8 @@ import { type TableAt, walkTables } from './walk.ts';
  *   refcount block where nothing can be, or where something else is (the table, too)
  *                                        corruption; all counts are written anew
  *   other pointer where nothing can be   corruption that nothing here can mend: it is reported, and stays
- *   bitmap of subclusters that says      the same, but all else is repaired
- *   what cannot be
+ *   bitmap of subclusters that says      corruption; where it can only mean one thing it is mended, else it stays, and
+ *   what cannot be                       hinders no other repair
  *
  * While the dirty bit is set, the bookkeeping is stale and known to be: what is wrong with it is no corruption,
  * and the next open for writing sets it right.
@@ -75,10 +76,11 @@ export async function checkImage(parts: ImageParts, options: CheckOptions): Prom
   const isLost = lost.length > 0;
   const isKnown = census.problems.length < maxProblems;
   const canRebuild = options.repair === 'all' && isKnown && lost.every(isOfRefcounts);
-  for (const problem of census.problems) {
-    report.add({ severity: 'corruption', repaired: canRebuild && leadsNowhere(problem), ...problem });
-  }
   const repairs = isLost && !canRebuild ? undefined : options.repair;
+  for (const { isMendable: canMend, ...problem } of census.problems) {
+    const repaired = leadsNowhere(problem) ? canRebuild : canMend === true && repairs === 'all';
+    report.add({ severity: 'corruption', repaired, ...problem });
+  }
   const isStale = file.header.dirty;
   const refcounts = metadata?.refcounts ?? (await Refcounts.load(file, file.geometry.clusterBytes));
   const wrong = (await compareCounts(refcounts, census)).filter(({ cluster, expected, recorded }) => {
@@ -99,6 +101,7 @@ export async function checkImage(parts: ImageParts, options: CheckOptions): Prom
     report.add({ severity, structure: 'COPIED flag', message, hostOffset, repaired: repairs !== undefined });
   });
   const mustRepair = wrong.length > 0 || (repairs !== undefined && (wrongFlags > 0 || isLost));
+  if (metadata !== undefined && repairs === 'all') await mendBitmaps(metadata, census);
   if (metadata !== undefined && mustRepair) {
     await repair(metadata, census, () =>
       isLost ? rebuildRefcounts(metadata, census.references) : mendCounts(metadata, census, wrong),
@@ -231,6 +234,19 @@ async function repair(metadata: Metadata, census: Census, setCounts: () => Promi
   await mendFlags(metadata, census.references);
   await metadata.writeAll();
   if (hasDirtyBit) await file.update({ dirty: false });
+  await metadata.reload();
+}
+
+/** No count and no other entry depends on a bitmap that can be mended, so each is mended by itself. */
+async function mendBitmaps(metadata: Metadata, { mendable }: Census): Promise<void> {
+  if (mendable.length === 0) return;
+  await walkTables(metadata.file, mendable, (_, view) => {
+    for (let at = 0; at < view.byteLength; at += extendedEntryBytes) {
+      if (bitmapProblem(view, at) !== undefined && isMendable(view, at)) mendBitmap(view, at);
+    }
+    return true;
+  });
+  await metadata.file.storage.flush();
   await metadata.reload();
 }
 

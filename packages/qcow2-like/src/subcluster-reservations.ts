@@ -227,13 +227,15 @@ export class SubclusterReservations extends Reservations {
       const stop = Math.min(subclusterCount, Math.ceil((guestOffset + length + tail - start) / unitBytes));
       const written = bitsBetween(first, stop);
       const present = presentAt(view, at);
+      // An overwrite, which a dirty bitmap had to know of.
+      if (kept && (written & ~present) === 0) continue;
       if (!kept) {
         this.metadata.releaseEntry(view.getUint32(at), view.getUint32(at + 4), false);
         setEntryAt(view, at, (run.first + nth) * clusterBytes, copiedFlag, 0);
       }
       setBitmap(view, at, zerosAt(view, at) & ~written, present | written);
+      this.metadata.mapping.tables.markDirty(table, at, at + extendedEntryBytes);
     }
-    this.metadata.mapping.tables.markDirty(table, from, from + run.count * extendedEntryBytes);
   }
 
   protected override async unmapInTable(

@@ -62,6 +62,20 @@ export function bitmapProblem(view: DataView, at: number): string | undefined {
   return undefined;
 }
 
+/**
+ * Whether a wrong bitmap can only mean one thing: that of a compressed cluster says nothing, and without a cluster there
+ * is nothing allocated.
+ */
+export function isMendable(view: DataView, at: number): boolean {
+  const hi = view.getUint32(at);
+  return (hi & compressedFlag) !== 0 || hostOffsetOf(hi, view.getUint32(at + 4)) === 0;
+}
+
+/** Makes a wrong bitmap say what it can only mean. */
+export function mendBitmap(view: DataView, at: number): void {
+  setBitmap(view, at, (view.getUint32(at) & compressedFlag) !== 0 ? 0 : zerosAt(view, at), 0);
+}
+
 /** Throws `ERR_CORRUPT` when nobody can tell what an entry says. */
 export function requireSoundEntry(view: DataView, at: number, clusterBytes: number, file: string): void {
   const index = at / extendedEntryBytes;

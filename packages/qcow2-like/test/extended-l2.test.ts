@@ -181,11 +181,27 @@ async function damaged(damage: (bytes: Buffer, entry: number) => void): Promise<
 }
 
 describe('a bitmap that cannot be', () => {
-  it.each<[string, (bytes: Buffer, entry: number) => void, number]>([
-    ['with a subcluster that is allocated and zero', (bytes, at) => void bytes.writeUInt32BE(1, at + 8), 0],
-    ['with subclusters of no cluster', (bytes, at) => void bytes.writeUInt32BE(4, at + 16 + 12), CLUSTER],
-    ['beside a compressed cluster', (bytes, at) => void bytes.writeUInt8(bytes.readUInt8(at) | 0x40, at), 0],
-  ])('%s is ERR_CORRUPT, and found', async (_, damage, offset) => {
+  it.each<[string, (bytes: Buffer, entry: number) => void, number, boolean]>([
+    [
+      'with a subcluster that is allocated and zero',
+      (bytes, at) => void bytes.writeUInt32BE(1, at + 8),
+      0,
+      false,
+    ],
+    [
+      'with subclusters of no cluster',
+      (bytes, at) => void bytes.writeUInt32BE(4, at + 16 + 12),
+      CLUSTER,
+      true,
+    ],
+    [
+      'beside a compressed cluster',
+      // A descriptor of the same place, so that the counts are right.
+      (bytes, at) => void bytes.writeUInt8(0x40, at),
+      0,
+      true,
+    ],
+  ])('%s is ERR_CORRUPT, found, and mended where it means one thing', async (_, damage, offset, mended) => {
     const folder = await damaged(damage);
     const disk = await open(folder);
     const about = { code: 'ERR_CORRUPT', data: { field: 'l2_table.subcluster_bitmap' } };
@@ -197,6 +213,12 @@ describe('a bitmap that cannot be', () => {
     const { findings } = await disk.check();
     const found = { severity: 'corruption', structure: 'subcluster bitmap', repaired: false };
     expect(findings).toContainEqual(expect.objectContaining(found));
+    const repair = await disk.check({ repair: 'all' });
+    expect(repair.findings).toContainEqual(expect.objectContaining({ ...found, repaired: mended }));
+    const left = (await disk.check()).findings.filter(({ structure }) => structure === found.structure);
+    expect(left.length).toBe(mended ? 0 : 1);
+    // What was made a compressed cluster has no data that could be decoded.
+    if (mended && offset > 0) await reading();
     await disk.close();
   });
 
