@@ -8,7 +8,8 @@ import { corrupt, CowlabError } from '@cowlab/core';
 
 const headerBytes = 512;
 const magic = new TextEncoder().encode('COPIES01');
-const maxSnapshots = 10_000;
+/** Each is a whole copy: more would be unkind. */
+const maxSnapshots = 30;
 
 /** @type {BlockDriver['capabilities']} */
 const capabilities = {
@@ -26,6 +27,7 @@ const capabilities = {
   backingContentId: false,
   resize: 'none',
   compress: 'none',
+  measure: false,
   compact: 'none',
   repair: [],
   concurrency: 'perRange',
@@ -115,7 +117,14 @@ class CopiesImage {
     const { name } = this.#storage;
     const files = [name, ...(await this.#entries()).map(({ file }) => file)];
     const storageBytes = this.#storage.size() * files.length;
-    return { format: copies.name, size: this.size, unitBytes: this.unitBytes, files, storageBytes, details: {} };
+    return {
+      format: copies.name,
+      size: this.size,
+      unitBytes: this.unitBytes,
+      files,
+      storageBytes,
+      details: {},
+    };
   }
 
   stats() {
@@ -140,19 +149,26 @@ class CopiesImage {
       if (!file.startsWith(prefix) || !/^\d+$/.test(id) || !/^\d+$/.test(time)) continue;
       entries.push({ file, id, createdAt: new Date(Number(time)), name: decodeURIComponent(name.join('.')) });
     }
-    return entries.sort((a, b) => Number(a.id) - Number(b.id));
+    return entries.toSorted((a, b) => Number(a.id) - Number(b.id));
   }
 
   async #fileOf(/** @type {string} */ id) {
     const entry = (await this.#entries()).find((each) => each.id === id);
     if (entry !== undefined) return entry.file;
     const { name } = this.#storage;
-    throw new CowlabError('ERR_SNAPSHOT_NOT_FOUND', `${name}: snapshot ${id}: no such snapshot`, { file: name });
+    throw new CowlabError('ERR_SNAPSHOT_NOT_FOUND', `${name}: snapshot ${id}: no such snapshot`, {
+      file: name,
+    });
   }
 
   /** @returns {Promise<SnapshotInfo[]>} */
   async #list() {
-    return (await this.#entries()).map(({ id, name, createdAt }) => ({ id, name, createdAt, size: this.size }));
+    return (await this.#entries()).map(({ id, name, createdAt }) => ({
+      id,
+      name,
+      createdAt,
+      size: this.size,
+    }));
   }
 
   /** @returns {Promise<SnapshotInfo>} */
@@ -187,7 +203,11 @@ class CopiesImage {
   }
 
   /** A whole copy under the name, durable, or nothing that has it. */
-  async #copy(/** @type {Storage} */ from, /** @type {string} */ to, /** @type {Uint8Array | undefined} */ header) {
+  async #copy(
+    /** @type {Storage} */ from,
+    /** @type {string} */ to,
+    /** @type {Uint8Array | undefined} */ header,
+  ) {
     const partial = `${this.#storage.name}.part`;
     if (await this.#folder.exists(partial)) await this.#folder.remove(partial);
     const storage = await this.#folder.create(partial);

@@ -2,7 +2,7 @@ import fs from 'node:fs';
 import path from 'node:path';
 import { performance } from 'node:perf_hooks';
 import { type Awaitable, type Disk, FileFolder, openDisk } from '@cowlab/core';
-import { drivers, type Subject } from './formats.ts';
+import type { Subject } from './formats.ts';
 import { createImage, fill, IMAGE_FILE, type Lab, warmUp } from './lab.ts';
 import { breathe, shuffled } from './measure.ts';
 import { median } from './statistics.ts';
@@ -157,7 +157,8 @@ export async function measureDataPath(
   await createImage(subject, folder, imageBytes);
   // Not counted: counting is not part of the path.
   const place = { folder: new FileFolder(folder), file: IMAGE_FILE };
-  const disk = await openDisk(place, { drivers, format: subject.name });
+  const { driver } = subject;
+  const disk = await openDisk(place, { drivers: [driver], format: driver.name });
   const file = fs.openSync(path.join(folder, IMAGE_FILE), 'r+');
   try {
     await fill(disk, 0, imageBytes, () => undefined);

@@ -1,5 +1,5 @@
 export { compareResults, type Difference } from './baseline.ts';
-export { formatNames } from './formats.ts';
+export { allFormatNames, formatNames } from './formats.ts';
 export { type BenchMainOptions, benchMain } from './main.ts';
 export { type LargeProfile, type Profile, type ProfileName, profiles } from './profiles.ts';
 export { report } from './report.ts';

@@ -3,7 +3,7 @@ import os from 'node:os';
 import path from 'node:path';
 import { performance } from 'node:perf_hooks';
 import { CountingFolder, createDisk, type Disk, FileFolder, openDisk, type OptionValues } from '@cowlab/core';
-import { drivers, type Subject } from './formats.ts';
+import { countsFor, type Subject } from './formats.ts';
 import { breathe, toCalls } from './measure.ts';
 import type { Profile } from './profiles.ts';
 import type { Calls } from './schema.ts';
@@ -59,7 +59,10 @@ export async function openSession(
   folder.onRead = (purpose) => {
     if (purpose === 'refcount') scanBegan = Math.min(scanBegan, performance.now());
   };
-  const disk = await openDisk({ folder, file: IMAGE_FILE }, { drivers, format: subject.name, options });
+  const disk = await openDisk(
+    { folder, file: IMAGE_FILE },
+    { drivers: [subject.driver], format: subject.driver.name, options: { ...subject.open, ...options } },
+  );
   const refcountScanMs = Math.max(0, performance.now() - scanBegan);
   folder.onRead = undefined;
   return { disk, folder, opening: toCalls(folder.reset()), refcountScanMs };
@@ -74,7 +77,7 @@ export async function createImage(
   await fs.promises.mkdir(directory, { recursive: true });
   await createDisk(
     { folder: new FileFolder(directory), file: IMAGE_FILE },
-    { driver: subject.driver, size, options },
+    { driver: subject.driver, size, options: { ...subject.create, ...options } },
   );
 }
 
@@ -142,7 +145,7 @@ export class Lab {
 
   /** The cells of one format, each with its own copy of the filled image and its snapshots. */
   async prepare(subject: Subject, profile: Profile, tick: Tick): Promise<Cell[]> {
-    const counts = subject.driver.capabilities.snapshots === 'none' ? [0] : profile.snapshotCounts;
+    const counts = countsFor(subject, profile.snapshotCounts, profile.snapshotIterations);
     const filled = this.path(`${subject.name}-filled`);
     await createImage(subject, filled, profile.imageBytes);
     const { disk } = await openSession(subject, filled);

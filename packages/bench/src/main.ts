@@ -11,6 +11,7 @@ import { parseResults, type Results } from './schema.ts';
 export interface BenchMainOptions {
   readonly profile: ProfileName | Profile;
   readonly formats?: readonly string[];
+  readonly drivers?: readonly string[];
   /** Folder for `results.json`; a new temporary one without it. */
   readonly out?: string;
   readonly seed?: number;
@@ -29,7 +30,7 @@ export interface BenchMainOptions {
  * baseline. Rejects as {@link runBench} does. A signal that ends the process takes the images away first.
  */
 export async function benchMain(options: BenchMainOptions): Promise<number> {
-  const { stdout, stderr, profile, formats, seed, bold } = options;
+  const { stdout, stderr, profile, formats, drivers, seed, bold } = options;
   const progress = new ProgressLine(stderr);
   const stop = (signal: NodeJS.Signals): void => process.exit(signal === 'SIGINT' ? 130 : 143);
   process.once('SIGINT', stop).once('SIGTERM', stop);
@@ -40,6 +41,7 @@ export async function benchMain(options: BenchMainOptions): Promise<number> {
       ...(options.out !== undefined && { out: options.out }),
       onProgress: (state) => progress.update(state),
       ...(formats && { formats }),
+      ...(drivers && { drivers }),
       ...(seed !== undefined && { seed }),
     });
     progress.end();

@@ -4,7 +4,7 @@ import path from 'node:path';
 import { performance } from 'node:perf_hooks';
 import { CowlabError, fromSystemError } from '@cowlab/core';
 import { describeEnvironment } from './environment.ts';
-import { chooseSubjects, type Subject, yardstick } from './formats.ts';
+import { chooseSubjects, loadSubject, type Subject, yardstick } from './formats.ts';
 import { type Cell, Lab } from './lab.ts';
 import { type Profile, type ProfileName, profiles } from './profiles.ts';
 import { chartsOf } from './publish/charts.ts';
@@ -24,7 +24,7 @@ import { measureProcessMemory } from './scenarios/memory.ts';
 import { measureOpens } from './scenarios/open.ts';
 import { measureRunning } from './scenarios/running.ts';
 import { measureSnapshots } from './scenarios/snapshots.ts';
-import { RESULTS_VERSION, type Results } from './schema.ts';
+import { type Omission, RESULTS_VERSION, type Results } from './schema.ts';
 
 /*
  * One run, from an empty temporary folder to results.json. Scenarios come in an order in which none spoils the
@@ -42,8 +42,10 @@ export interface BenchProgress {
 export interface BenchOptions {
   /** A name, or sizes of your own. */
   readonly profile: ProfileName | Profile;
-  /** Formats beside raw; all without a choice. */
+  /** Formats beside raw; the three designs without a choice. */
   readonly formats?: readonly string[];
+  /** Modules with drivers of somebody else's as their default exports. */
+  readonly drivers?: readonly string[];
   /** The folder that gets `results.json` and the reports; made when it is not there. Without it nothing is written. */
   readonly out?: string;
   /** Decides every offset and every byte; 1 by default. */
@@ -63,7 +65,8 @@ const SCENARIOS = 11;
  */
 export async function runBench(options: BenchOptions): Promise<Results> {
   const profile = typeof options.profile === 'string' ? namedProfile(options.profile) : options.profile;
-  const subjects = chooseSubjects(options.formats);
+  const subjects = [...chooseSubjects(options.formats)];
+  for (const module of options.drivers ?? []) subjects.push(await loadSubject(module));
   const seed = checkSeed(options.seed ?? 1);
   const date = new Date();
   const started = performance.now();
@@ -160,14 +163,10 @@ async function measureAll(
   begin('copies of a base');
   const copies = await measureBaseCopies(lab, subjects, profile);
   const histories = await measureHistories(lab, subjects, profile, seed, begin('a long history'));
-  const idleSnapshots = await measureIdleSnapshots(
-    lab,
-    subjects,
-    profile,
-    begin('many snapshots of nothing'),
-  );
+  const ours = subjects.filter(({ module }) => module === undefined);
+  const idleSnapshots = await measureIdleSnapshots(lab, ours, profile, begin('many snapshots of nothing'));
   const devices = await measureDevices(all, profile, seed, begin('simulated devices'));
-  const large = await measureLarge(lab, subjects, profile, seed, begin('a large image'));
+  const large = await measureLarge(lab, ours, profile, seed, begin('a large image'));
   return {
     ...running,
     opens,
@@ -180,8 +179,16 @@ async function measureAll(
     histories,
     idleSnapshots,
     largeImages: large.images,
-    omissions: [...memory.omissions, ...copies.omissions, ...large.omissions],
+    omissions: [...memory.omissions, ...copies.omissions, ...large.omissions, ...fromElsewhere(subjects)],
   };
+}
+
+/** A driver of which nothing is known may copy the terabyte; it cannot be stopped then. */
+function fromElsewhere(subjects: readonly Subject[]): Omission[] {
+  const reason = 'a driver from elsewhere: what it does with terabytes is not known';
+  return subjects
+    .filter(({ module }) => module !== undefined)
+    .map(({ name }) => ({ scenario: 'large image', format: name, reason }));
 }
 
 /** Before minutes are spent on results that nobody can keep. */

@@ -10,7 +10,7 @@ import {
   openDisk,
   prefetch,
 } from '@cowlab/core';
-import { drivers, type Subject, yardstick } from '../formats.ts';
+import { type Subject, yardstick } from '../formats.ts';
 import { IMAGE_FILE, type Lab } from '../lab.ts';
 import { breathe, shuffled } from '../measure.ts';
 import type { Profile } from '../profiles.ts';
@@ -83,9 +83,9 @@ async function writeBase(folder: FileFolder, bytes: number): Promise<void> {
 }
 
 /** Not every format can have a raw base. */
-async function whyNot(folder: FileFolder, { driver }: Subject): Promise<string | undefined> {
+async function whyNot(folder: FileFolder, subject: Subject): Promise<string | undefined> {
   try {
-    await createOver(folder, driver);
+    await createOver(folder, subject);
   } catch (error) {
     if (!isCowlabError(error)) throw error;
     return error.message;
@@ -94,9 +94,10 @@ async function whyNot(folder: FileFolder, { driver }: Subject): Promise<string |
   return undefined;
 }
 
-async function createOver(folder: FileFolder, driver: BlockDriver): Promise<ImageLocation> {
+async function createOver(folder: FileFolder, { driver, create }: Subject): Promise<ImageLocation> {
   const place = { folder, file: IMAGE_FILE };
-  await createDisk(place, { driver, drivers, backing: { file: BASE_FILE, format: yardstick.name } });
+  const backing = { file: BASE_FILE, format: yardstick.name };
+  await createDisk(place, { driver, backing, options: create });
   return place;
 }
 
@@ -121,8 +122,13 @@ async function copyFile(folder: FileFolder, { row }: Contender): Promise<void> {
   await removeImage(folder);
 }
 
-async function copyBase(folder: FileFolder, { subject: { driver }, row }: Contender): Promise<void> {
-  const disk = await openDisk(await createOver(folder, driver), { drivers, format: driver.name });
+async function copyBase(folder: FileFolder, { subject, row }: Contender): Promise<void> {
+  const { driver, open } = subject;
+  const disk = await openDisk(await createOver(folder, subject), {
+    drivers: [driver],
+    format: driver.name,
+    options: open,
+  });
   const started = performance.now();
   await (row.method === 'populate' ? disk.populate() : prefetch(disk));
   await disk.flush();

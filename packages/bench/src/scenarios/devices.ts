@@ -9,7 +9,7 @@ import {
   SimulatedFolder,
   type StorageFolder,
 } from '@cowlab/core';
-import { drivers, type Subject } from '../formats.ts';
+import { countsFor, type Subject } from '../formats.ts';
 import { fill, IMAGE_FILE } from '../lab.ts';
 import { breathe } from '../measure.ts';
 import type { Profile } from '../profiles.ts';
@@ -86,15 +86,20 @@ class Clocks {
   }
 }
 
+function openImage(folder: StorageFolder, { driver, open }: Subject): Promise<Disk> {
+  return openDisk({ folder, file: IMAGE_FILE }, { drivers: [driver], format: driver.name, options: open });
+}
+
 /** An image in `folder`, every byte of it written, with snapshots. */
 async function build(
   folder: StorageFolder,
-  { driver }: Subject,
+  subject: Subject,
   imageBytes: number,
   snapshots: number,
 ): Promise<void> {
-  await createDisk({ folder, file: IMAGE_FILE }, { driver, size: imageBytes });
-  const disk = await openDisk({ folder, file: IMAGE_FILE }, { drivers, format: driver.name });
+  const { driver, create } = subject;
+  await createDisk({ folder, file: IMAGE_FILE }, { driver, size: imageBytes, options: create });
+  const disk = await openImage(folder, subject);
   await fill(disk, 0, imageBytes, () => undefined);
   for (let index = 0; index < snapshots; index += 1) {
     await disk.snapshots.create(`s${index}`);
@@ -174,10 +179,7 @@ export async function measureOnDevices(
   let disk: Disk | undefined;
   const opening = await clocks.timed(1, () =>
     clocks.alone(async () => {
-      disk = await openDisk(
-        { folder: simulated, file: IMAGE_FILE },
-        { drivers, format: subject.driver.name },
-      );
+      disk = await openImage(simulated, subject);
     }),
   );
   note('open', 1, opening);
@@ -200,8 +202,7 @@ export async function measureDevices(
 ): Promise<DeviceRow[]> {
   const rows: DeviceRow[] = [];
   for (const [index, subject] of subjects.entries()) {
-    const counts = subject.driver.capabilities.snapshots === 'none' ? [0] : profile.deviceSnapshotCounts;
-    for (const snapshots of counts) {
+    for (const snapshots of countsFor(subject, profile.deviceSnapshotCounts, 1)) {
       rows.push(...(await measureOnDevices(new MemoryFolder(), subject, snapshots, profile, seed)));
     }
     tick((index + 1) / subjects.length);

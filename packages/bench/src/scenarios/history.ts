@@ -28,7 +28,8 @@ export async function measureHistories(
   for (const subject of subjects) lives.push(await beginLife(lab, subject, profile));
   for (let round = 0; round < historyRounds; round++) {
     for (const life of lives) {
-      if (life.milliseconds > profile.historyBudgetMs) continue;
+      const { maxSnapshots } = life.subject.driver.capabilities;
+      if (life.milliseconds > profile.historyBudgetMs || life.snapshots >= maxSnapshots) continue;
       const started = performance.now();
       await life.session.disk.snapshots.create(`s${round}`);
       await overwriteSome(life.session.disk, historyWrites, requestBytes, seed + round);

@@ -131,7 +131,7 @@ async function compareProcesses(
 ): Promise<void> {
   const fresh = `${folder}-fresh`;
   await createMapped(subject, fresh, large.imageBytes);
-  const [before, after] = await residentSets(subject.name, [fresh, folder], profile.largeMemoryRuns);
+  const [before, after] = await residentSets(subject, [fresh, folder], profile.largeMemoryRuns);
   images[0]?.rssBytes.push(...(before ?? []));
   images.at(-1)?.rssBytes.push(...(after ?? []));
   await lab.discard(fresh);

@@ -2,6 +2,7 @@ import { execFile } from 'node:child_process';
 import { existsSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
+import type { Subject } from '../formats.ts';
 import type { Cell } from '../lab.ts';
 import type { Profile } from '../profiles.ts';
 import type { Omission, ProcessMemoryRow } from '../schema.ts';
@@ -25,19 +26,19 @@ function canMeasure(): boolean {
  * turns, so that what else the machine does meets all alike. None where that cannot be measured.
  */
 export async function residentSets(
-  format: string,
+  subject: Subject,
   folders: readonly string[],
   runs: number,
 ): Promise<number[][]> {
   const sets = folders.map((): number[] => []);
   for (let nth = 0; nth < runs && canMeasure(); nth++) {
-    for (const [index, folder] of folders.entries()) sets[index]?.push(await residentBytes(format, folder));
+    for (const [index, folder] of folders.entries()) sets[index]?.push(await residentBytes(subject, folder));
   }
   return sets;
 }
 
-async function residentBytes(format: string, folder: string): Promise<number> {
-  const { stdout } = await run(process.execPath, ['--expose-gc', program, format, folder]);
+async function residentBytes({ name, module = '' }: Subject, folder: string): Promise<number> {
+  const { stdout } = await run(process.execPath, ['--expose-gc', program, name, folder, module]);
   return Number(stdout);
 }
 
@@ -59,7 +60,7 @@ export async function measureProcessMemory(
   );
   for (let round = 0; round < profile.memoryRuns; round++) {
     for (const [index, { subject, folder }] of cells.entries()) {
-      rows[index]?.rssBytes.push(await residentBytes(subject.name, folder));
+      rows[index]?.rssBytes.push(await residentBytes(subject, folder));
     }
   }
   return { rows, omissions: [] };

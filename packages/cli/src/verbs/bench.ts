@@ -1,4 +1,4 @@
-import { benchMain, formatNames, type ProfileName, profiles } from '@cowlab/bench';
+import { allFormatNames, benchMain, formatNames, type ProfileName, profiles } from '@cowlab/bench';
 import { type Command, Option } from 'commander';
 import { parseWhole } from '../formats.ts';
 import type { Session } from '../session.ts';
@@ -6,6 +6,7 @@ import type { Session } from '../session.ts';
 interface BenchVerbOptions {
   readonly profile: ProfileName;
   readonly formats?: string;
+  readonly driver?: string[];
   readonly out?: string;
   readonly seed?: number;
   readonly baseline?: string;
@@ -23,14 +24,19 @@ export function addBench(program: Command, session: Session): void {
         .choices(Object.keys(profiles))
         .default('standard'),
     )
-    .option('--formats <list>', `formats beside raw, with commas between: ${formatNames.join(',')}`)
+    .option(
+      '--formats <list>',
+      `formats beside raw, with commas between; ${formatNames.join(',')} without, and there are: ${allFormatNames.join(',')}`,
+    )
+    .option('--driver <module...>', 'drivers of your own: modules that export one as their default')
     .option('--out <dir>', 'folder for results.json; a new temporary one without')
     .option('--seed <number>', 'decides every offset and every byte', (text) => parseWhole(text, '--seed'))
     .option('--baseline <file>', 'an earlier results.json to compare with')
-    .action(async ({ formats, ...options }: BenchVerbOptions) => {
+    .action(async ({ formats, driver, ...options }: BenchVerbOptions) => {
       session.status = await benchMain({
         ...options,
         ...(formats !== undefined && { formats: formats.split(',').map((name) => name.trim()) }),
+        ...(driver !== undefined && { drivers: driver }),
         stdout: output.io.stdout,
         stderr: output.io.stderr,
         bold: (text) => output.styled('bold', text),
