@@ -1,7 +1,6 @@
 import { mkdir } from 'node:fs/promises';
 import { performance } from 'node:perf_hooks';
 import {
-  type BlockDriver,
   createDisk,
   type Disk,
   FileFolder,
