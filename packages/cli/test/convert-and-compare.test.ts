@@ -117,18 +117,20 @@ describe('convert', () => {
 });
 
 describe('convert -c', () => {
-  it.each(['zlib', 'zstd'])('stores the data of a qcow2 image compressed, with %s', async (type) => {
-    const option = `compression_type=${type}`;
-    // An odd size, and a hole in a unit that has data before and behind it.
-    const bytes = Buffer.alloc(9 * MiB + 512, 'all work and no play ');
-    await writeFile(at('source'), bytes.fill(0, 3 * MiB + 8192, 3 * MiB + 16_384));
-    await mustRun('convert', '-f', 'raw', '-O', 'qcow2', at('source'), at('plain'));
-    await mustRun('convert', '-f', 'raw', '-c', '-O', 'qcow2', '-o', option, at('source'), at('target'));
-    await mustRun('compare', '-q', '-f', 'raw', '-F', 'qcow2', at('source'), at('target'));
-    expect((await cowlab('check', '-q', at('target'))).status).toBe(0);
-    expect((await stat(at('target'))).size).toBeLessThan((await stat(at('plain'))).size / 8);
-    expect(await mustRun('map', at('target'))).toContain('compressed');
-  });
+  it.each(['compression_type=zlib', 'compression_type=zstd', 'extended_l2=on'])(
+    'stores the data of a qcow2 image compressed, with %s',
+    async (option) => {
+      // An odd size, and a hole in a unit that has data before and behind it.
+      const bytes = Buffer.alloc(9 * MiB + 512, 'all work and no play ');
+      await writeFile(at('source'), bytes.fill(0, 3 * MiB + 8192, 3 * MiB + 16_384));
+      await mustRun('convert', '-f', 'raw', '-O', 'qcow2', at('source'), at('plain'));
+      await mustRun('convert', '-f', 'raw', '-c', '-O', 'qcow2', '-o', option, at('source'), at('target'));
+      await mustRun('compare', '-q', '-f', 'raw', '-F', 'qcow2', at('source'), at('target'));
+      expect((await cowlab('check', '-q', at('target'))).status).toBe(0);
+      expect((await stat(at('target'))).size).toBeLessThan((await stat(at('plain'))).size / 8);
+      expect(await mustRun('map', at('target'))).toContain('compressed');
+    },
+  );
 
   it.each(formatsWith(({ compress }) => compress === 'none'))('is refused for %s', async (format) => {
     await makeSample(at('source'), 'raw');

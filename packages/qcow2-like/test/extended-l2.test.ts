@@ -345,6 +345,35 @@ describe.skipIf(qemuIsMissing)('with QEMU', () => {
     expect((await qemu.bytes('disk.qcow2', '-l', 'compressed')).equals(bufferOf(6 * CLUSTER, 1))).toBe(true);
   });
 
+  it('a preallocated overlay that it made shows its backing, and a write takes no space', async () => {
+    await writeFile(qemu.path('base.raw'), base);
+    const option = `extended_l2=on,cluster_size=${CLUSTER},preallocation=metadata`;
+    await qemu.img(
+      'create',
+      '-f',
+      'qcow2',
+      '-o',
+      option,
+      '-b',
+      'base.raw',
+      '-F',
+      'raw',
+      'disk.qcow2',
+      `${SIZE}`,
+    );
+    const disk = await openFile();
+    const expected = Buffer.concat([base, Buffer.alloc(SIZE - base.length)]);
+    expect((await bytesOf(disk)).equals(expected)).toBe(true);
+    const { imageEndBytes } = await disk.check();
+    await disk.write(CLUSTER + SUB + 100, bufferOf(2 * CLUSTER, 1));
+    expected.set(bufferOf(2 * CLUSTER, 1), CLUSTER + SUB + 100);
+    await disk.writeZeroes(8 * CLUSTER, SUB);
+    expected.fill(0, 8 * CLUSTER, 8 * CLUSTER + SUB);
+    expect(await disk.check()).toMatchObject({ corruptions: 0, leaks: 0, imageEndBytes });
+    await disk.close();
+    await qemu.assertSees('disk.qcow2', expected);
+  });
+
   it('a disk is made larger and smaller, and no byte that was out of sight comes back', async () => {
     await createDisk(qemu.path('disk.qcow2'), { driver: qcow2, size: 2 * CLUSTER, options: extended });
     const disk = await openFile();
