@@ -1,10 +1,17 @@
 import { type LongCallOptions, viewOf } from '@cowlab/core';
 import { visitBitmaps } from './bitmap-directory.ts';
-import { compressedFlag, compressedPlace, hostOffsetOf, isMalformed, zeroFlag } from './entries.ts';
+import {
+  compressedFlag,
+  compressedPlace,
+  copiedFlag,
+  hostOffsetOf,
+  isMalformed,
+  zeroFlag,
+} from './entries.ts';
 import type { ImageFile } from './image-file.ts';
 import { type L1Place, readL1 } from './mapping.ts';
 import { abortError } from './metadata.ts';
-import { References } from './references.ts';
+import { References, withCopied, withoutCopied } from './references.ts';
 import { readRefcountTable } from './refcount-table.ts';
 import type { SnapshotTable } from './snapshot-table.ts';
 import { bitmapProblem, extendedEntryBytes, isMendable } from './subclusters.ts';
@@ -18,7 +25,9 @@ import { type TableAt, walkTables } from './walk.ts';
  *          → snapshot table → L1 tables ─┐
  *          → active L1 table ────────────┴→ L2 tables → data and compressed clusters
  *
- * Snapshots share L2 tables: a table is read once, and counted as often as L1 tables point to it.
+ * Snapshots share L2 tables: a table is read once, and counted as often as L1 tables point to it. A terabyte in clusters
+ * of 64 KiB is sixteen million entries, so they are taken in runs whose host clusters lie side by side. The COPIED flags
+ * of the disk's own entries are noted with the counts: no table has to be read again to tell that all of them are right.
  */
 
 /** A structure that points where nothing can be. */
@@ -146,6 +155,7 @@ class Counting implements Census {
       if (isMalformed(hi, lo, clusterBytes, 0) || (hi & compressedFlag) !== 0) {
         this.#problem(structure, `entry ${l1Index} has reserved bits set`);
       } else if (hostOffset !== 0 && this.#structure('L2 table', hostOffset, clusterBytes)) {
+        if (structure === activeL1) this.references.add(hostOffset / clusterBytes, 1, 0, flagOf(hi));
         const known = this.#tables.get(hostOffset);
         if (known !== undefined) known.times += 1;
         else this.#tables.set(hostOffset, { at: { hostOffset, l1Index }, times: 1 });
@@ -163,7 +173,7 @@ class Counting implements Census {
       const times = inActive + (shared.get(at.hostOffset)?.times ?? 0);
       const { clusterBytes: bytes } = this.#file.geometry;
       this.#tablesInPlace.push({ structure: 'L2 table', offset: at.hostOffset, bytes, uses: times });
-      const clusters = this.#countEntries(view, times);
+      const clusters = this.#countEntries(view, times, inActive > 0);
       if (this.#file.header.extendedL2) this.#checkBitmaps(at, view);
       this.allocatedBytes += inActive * clusters * this.#file.geometry.clusterBytes;
       done += 1;
@@ -173,38 +183,49 @@ class Counting implements Census {
   }
 
   /** Counts the clusters of one L2 table; how many entries have some. */
-  #countEntries(view: DataView, times: number): number {
+  #countEntries(view: DataView, times: number, inActive: boolean): number {
     const { clusterBytes, l2EntryBytes } = this.#file.geometry;
-    const { clusterBits, version, extendedL2 } = this.#file.header;
+    const { version, extendedL2 } = this.#file.header;
     const flags = version === 3 && !extendedL2 ? zeroFlag : 0;
     const fileBytes = this.#file.storage.size();
     let mapped = 0;
-    for (let at = 0; at < view.byteLength; at += l2EntryBytes) {
+    for (let at = 0; at < view.byteLength; ) {
       const hi = view.getUint32(at);
       const lo = view.getUint32(at + 4);
-      if (hi === 0 && lo === 0) continue;
-      if ((hi & compressedFlag) !== 0) {
-        const { offset, end } = compressedPlace(hi, lo, clusterBits);
-        if (offset >= fileBytes)
-          this.#problem('L2 table', 'compressed data past the end of the file', offset);
-        else {
-          const first = Math.floor(offset / clusterBytes);
-          this.references.add(first, Math.ceil(end / clusterBytes) - first, times);
-          mapped += 1;
-        }
-        continue;
+      let count = 1;
+      if (hi !== 0 || lo !== 0) {
+        const hostOffset = hostOffsetOf(hi, lo);
+        const isPlain = (hi & compressedFlag) === 0 && !isMalformed(hi, lo, clusterBytes, flags);
+        if (isPlain && hostOffset !== 0 && hostOffset < fileBytes) {
+          const most = Math.ceil((fileBytes - hostOffset) / clusterBytes);
+          count = runLength(view, at, { clusterBytes, l2EntryBytes, flags, most });
+          this.references.add(hostOffset / clusterBytes, count, times, inActive ? flagOf(hi) : 0);
+          mapped += count;
+        } else if (!isPlain || hostOffset !== 0) mapped += this.#countOdd(hi, lo, at / l2EntryBytes, times);
       }
-      const hostOffset = hostOffsetOf(hi, lo);
-      if (isMalformed(hi, lo, clusterBytes, flags)) {
-        this.#problem('L2 table', `entry ${at / l2EntryBytes} has reserved bits set`, hostOffset);
-      } else if (hostOffset >= fileBytes) {
-        this.#problem('L2 table', `entry ${at / l2EntryBytes} points past the end of the file`, hostOffset);
-      } else if (hostOffset !== 0) {
-        this.references.add(hostOffset / clusterBytes, 1, times);
-        mapped += 1;
-      }
+      at += count * l2EntryBytes;
     }
     return mapped;
+  }
+
+  /** An entry of a compressed cluster, or one that points where nothing can be; 1 when it has a cluster. */
+  #countOdd(hi: number, lo: number, index: number, times: number): 0 | 1 {
+    const { clusterBytes } = this.#file.geometry;
+    const hostOffset = hostOffsetOf(hi, lo);
+    if ((hi & compressedFlag) === 0) {
+      const problem =
+        hostOffset >= this.#file.storage.size() ? 'points past the end of the file' : 'has reserved bits set';
+      this.#problem('L2 table', `entry ${index} ${problem}`, hostOffset);
+      return 0;
+    }
+    const { offset, end } = compressedPlace(hi, lo, this.#file.header.clusterBits);
+    if (offset >= this.#file.storage.size()) {
+      this.#problem('L2 table', 'compressed data past the end of the file', offset);
+      return 0;
+    }
+    const first = Math.floor(offset / clusterBytes);
+    this.references.add(first, Math.ceil(end / clusterBytes) - first, times);
+    return 1;
   }
 
   #checkBitmaps(table: TableAt, view: DataView): void {
@@ -224,10 +245,10 @@ class Counting implements Census {
   findOverlaps(): void {
     const { clusterBytes } = this.#file.geometry;
     for (const { structure, offset, bytes, uses } of this.#tablesInPlace) {
-      const first = offset / clusterBytes;
-      const clusters = Array.from({ length: Math.ceil(bytes / clusterBytes) }, (_, nth) => first + nth);
-      if (clusters.some((cluster) => this.references.get(cluster) > uses))
-        this.#problem(structure, 'lies on another structure', offset);
+      const end = Math.ceil((offset + bytes) / clusterBytes);
+      let cluster = offset / clusterBytes;
+      while (cluster < end && this.references.get(cluster) <= uses) cluster += 1;
+      if (cluster < end) this.#problem(structure, 'lies on another structure', offset);
     }
   }
 
@@ -257,4 +278,35 @@ class Counting implements Census {
   #note(problem: Problem): void {
     if (this.problems.length < maxProblems) this.problems.push(problem);
   }
+}
+
+function flagOf(hi: number): number {
+  return (hi & copiedFlag) === 0 ? withoutCopied : withCopied;
+}
+
+/** What makes the entries of a table a run. */
+interface RunRule {
+  readonly clusterBytes: number;
+  readonly l2EntryBytes: number;
+  /** Bits of the lower half that do not matter. */
+  readonly flags: number;
+  readonly most: number;
+}
+
+/** How many entries from `at` on name host clusters that follow each other. Whole halves are compared, so what is sound of the first is of all. */
+function runLength(view: DataView, at: number, { clusterBytes, l2EntryBytes, flags, most }: RunRule): number {
+  let expectedHi = view.getUint32(at);
+  let expectedLo = (view.getUint32(at + 4) & ~flags) >>> 0;
+  const end = Math.min(view.byteLength, at + most * l2EntryBytes);
+  let next = at + l2EntryBytes;
+  for (; next < end; next += l2EntryBytes) {
+    expectedLo += clusterBytes;
+    if (expectedLo > 0xffff_ffff) {
+      expectedLo -= 2 ** 32;
+      expectedHi += 1;
+    }
+    if (view.getUint32(next) !== expectedHi) break;
+    if ((view.getUint32(next + 4) & ~flags) >>> 0 !== expectedLo) break;
+  }
+  return (next - at) / l2EntryBytes;
 }

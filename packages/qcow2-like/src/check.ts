@@ -94,7 +94,7 @@ export async function checkImage(parts: ImageParts, options: CheckOptions): Prom
     return repaired;
   });
   let wrongFlags = 0;
-  await compareFlags(file, census.references, (hostOffset, table, isOne) => {
+  await compareFlags(file, census, (hostOffset, table, isOne) => {
     wrongFlags += 1;
     const severity = isOne || isStale ? 'leak' : 'corruption';
     const message = `in the ${table}: ${isOne ? 'missing, though nothing else refers' : 'set, though something else refers too'}`;
@@ -152,18 +152,28 @@ function isOfRefcounts({ structure }: Problem): boolean {
 async function compareCounts(refcounts: Refcounts, { references }: Census): Promise<WrongCount[]> {
   const wrong: WrongCount[] = [];
   const isMissing = (index: number): boolean => refcounts.soundBlockOffset(index) === 0;
+  let view: DataView;
+  const recordedAt = (within: number): number => refcounts.width.get(view, within);
   for (let index = 0; index < refcounts.tableEntryCount; index += 1) {
     if (isMissing(index)) continue;
     const block = await refcounts.block(index);
     if (block === undefined) continue;
-    for (let within = 0; within < refcounts.perBlock; within += 1) {
-      const cluster = index * refcounts.perBlock + within;
-      const expected = references.get(cluster);
-      const recorded = refcounts.width.get(block.view, within);
-      if (recorded !== expected) wrong.push({ cluster, expected, recorded, isMissing: false });
-    }
+    view = block.view;
+    references.compare(
+      index * refcounts.perBlock,
+      refcounts.perBlock,
+      recordedAt,
+      (cluster, expected, recorded) => {
+        wrong.push({ cluster, expected, recorded, isMissing: false });
+      },
+    );
   }
-  for (const cluster of references.clusters()) {
+  const mayBeMissing = (first: number, last: number): boolean => {
+    for (let index = Math.floor(first / refcounts.perBlock); index * refcounts.perBlock <= last; index += 1)
+      if (isMissing(index)) return true;
+    return false;
+  };
+  for (const cluster of references.clusters(mayBeMissing)) {
     if (!isMissing(Math.floor(cluster / refcounts.perBlock))) continue;
     wrong.push({ cluster, expected: references.get(cluster), recorded: 0, isMissing: true });
   }
@@ -173,9 +183,11 @@ async function compareCounts(refcounts: Refcounts, { references }: Census): Prom
 /** Says of every wrong COPIED flag in the active tables whether its cluster is referred to once. */
 async function compareFlags(
   file: ImageFile,
-  references: References,
+  { references, problems }: Census,
   onWrong: (hostOffset: number, table: string, isOne: boolean) => void,
 ): Promise<void> {
+  // The census knows whether all are right; which are wrong only the tables tell.
+  if (problems.length === 0 && !references.hasWrongFlags()) return;
   const compare = (hi: number, lo: number, table: string): void => {
     const hostOffset = hostOffsetOf(hi, lo & ~zeroFlag);
     const isOne = references.get(hostOffset / file.geometry.clusterBytes) === 1;

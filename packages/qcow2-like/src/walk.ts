@@ -23,19 +23,25 @@ export async function walkTables(file: ImageFile, tables: readonly TableAt[], vi
   const { clusterBytes } = file.geometry;
   const most = Math.max(1, Math.floor(batchBytes / clusterBytes));
   const sorted = tables.toSorted((a, b) => a.hostOffset - b.hostOffset);
+  // One piece of memory for all batches: whoever visits keeps no view.
+  const room = new Uint8Array(Math.min(most, Math.max(1, sorted.length)) * clusterBytes);
   for (let at = 0; at < sorted.length; ) {
     const start = (sorted[at] as TableAt).hostOffset;
     let count = 1;
     while (count < most && sorted[at + count]?.hostOffset === start + count * clusterBytes) count += 1;
-    await walkBatch(file, sorted.slice(at, at + count), visit);
+    await walkBatch(file, sorted.slice(at, at + count), room.subarray(0, count * clusterBytes), visit);
     at += count;
   }
 }
 
-async function walkBatch(file: ImageFile, tables: readonly TableAt[], visit: Visit): Promise<void> {
+async function walkBatch(
+  file: ImageFile,
+  tables: readonly TableAt[],
+  bytes: Uint8Array,
+  visit: Visit,
+): Promise<void> {
   const { clusterBytes } = file.geometry;
   const start = (tables[0] as TableAt).hostOffset;
-  const bytes = new Uint8Array(tables.length * clusterBytes);
   await file.readCluster(start, bytes, 'l1_table.entry');
   let from = 0;
   for (let nth = 0; nth < tables.length; nth += 1) {

@@ -92,6 +92,33 @@ describe('storage calls', () => {
   });
 });
 
+describe('check', () => {
+  it('reads each L2 table and each refcount block once, however many snapshots share them', async () => {
+    const clusterBytes = 4 * KIB;
+    const { disk, folder } = await opened({ cluster_size: clusterBytes });
+    await disk.write(0, bufferOf(SIZE, 1));
+    for (let n = 0; n < 20; n += 1) {
+      await disk.write(n * 3 * MIB, bufferOf(clusterBytes, n));
+      await disk.snapshots.create(`s${n}`);
+    }
+    await disk.close();
+    const reader = await open(folder, true);
+    const cost = await costOf(folder, async () => {
+      expect(await reader.check()).toMatchObject({ corruptions: 0, leaks: 0 });
+    });
+    // 32 tables of the disk; each snapshot has the one that a write after the snapshot before has copied.
+    const tables = 32 + 19;
+    const l1Bytes = 21 * 32 * 8;
+    expect(cost.purposes.mapping.readBytes).toBe(tables * clusterBytes + l1Bytes);
+    const info = await reader.info();
+    const blocks = Math.ceil(info.storageBytes / clusterBytes / (clusterBytes / 2)) + 1;
+    const refcountTableTwice = 2 * clusterBytes;
+    expect(cost.purposes.refcount.readBytes).toBeLessThanOrEqual(blocks * clusterBytes + refcountTableTwice);
+    expect(totalCounts(cost)).toMatchObject({ writes: 0 });
+    await reader.close();
+  });
+});
+
 describe('the overlap check', () => {
   it('costs no storage call, whatever it guards', async () => {
     const counts: StorageCounts[] = [];
