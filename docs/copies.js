@@ -28,6 +28,7 @@ const capabilities = {
   resize: 'none',
   compress: 'none',
   measure: false,
+  amend: [],
   compact: 'none',
   repair: [],
   concurrency: 'perRange',

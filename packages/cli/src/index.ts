@@ -1,4 +1,5 @@
 export type {
+  AmendJson,
   CheckJson,
   CommitJson,
   CompactJson,

@@ -70,6 +70,13 @@ export interface MeasureJson {
   readonly 'fully-allocated': number;
 }
 
+export interface AmendJson {
+  readonly filename: string;
+  readonly format: string;
+  /** What the image has now. */
+  readonly 'format-specific': InfoJson['format-specific'];
+}
+
 export interface CheckJson {
   readonly filename: string;
   readonly format: string;
@@ -153,6 +160,10 @@ function backingJson({ backing }: ImageInfo): BackingJson {
     ...(backing?.format !== undefined && { 'backing-filename-format': backing.format }),
     ...(backing?.snapshot !== undefined && { 'backing-snapshot': backing.snapshot }),
   };
+}
+
+export function amendJson(filename: string, { format, details }: ImageInfo): AmendJson {
+  return { filename, format, 'format-specific': details };
 }
 
 export function measureJson({ requiredBytes, fullyAllocatedBytes }: Measurement): MeasureJson {

@@ -3,6 +3,7 @@ import { Command, CommanderError } from 'commander';
 import { describe, describeUse, failureStatus } from './errors.ts';
 import { type CliIo, Output } from './output.ts';
 import type { AddVerb, Session } from './session.ts';
+import { addAmend } from './verbs/amend.ts';
 import { addBench } from './verbs/bench.ts';
 import { addCheck } from './verbs/check.ts';
 import { addCommit } from './verbs/commit.ts';
@@ -31,6 +32,7 @@ const verbs: readonly AddVerb[] = [
   addRebase,
   addCommit,
   addMeasure,
+  addAmend,
   addCompact,
   addBench,
 ];

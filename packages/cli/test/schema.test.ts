@@ -75,6 +75,11 @@ describe('what --json prints is as the published schema says', () => {
     expect(contradictions(await printed('commit', '--json', at('top')), 'commit')).toEqual([]);
   });
 
+  it.each(formatsWith(({ amend }) => amend.length > 0))('of an amendment of %s', async (format) => {
+    await makeSample(at('disk'), format);
+    expect(contradictions(await printed('amend', '--json', '-o', '', at('disk')), 'amend')).toEqual([]);
+  });
+
   it('of findings', async () => {
     await makeSample(at('disk'), 'qcow2');
     const bytes = await readFile(at('disk'));

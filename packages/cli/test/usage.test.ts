@@ -15,6 +15,7 @@ const verbs = [
   'rebase',
   'commit',
   'measure',
+  'amend',
   'compact',
   'bench',
 ];
@@ -58,6 +59,8 @@ describe('the command', () => {
     [['snapshot', '-c', 'a', '-d', 'b', 'x'], 1, 'only one of -l, -c, -a, -d'],
     [['snapshot', '-c', 'a', '--json', 'x'], 1, '--json: goes with -l'],
     [['resize', 'x', 'big'], 1, 'size: "big" is not a size'],
+    [['amend', 'x'], 1, '-o, --options'],
+    [['amend', '-o', 'compat=1.1'], 1, 'which file'],
     [['rebase', 'x'], 1, '-b, --backing'],
     [['rebase', '-b', '', '-F', 'raw', 'x'], 1, '"" is no backing file'],
     [['compare', 'a'], 2, "'b'"],

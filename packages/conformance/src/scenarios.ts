@@ -1,3 +1,4 @@
+import { amendment } from './groups/amend.ts';
 import { backing } from './groups/backing.ts';
 import { clones } from './groups/clones.ts';
 import { compaction } from './groups/compaction.ts';
@@ -47,6 +48,7 @@ export const groups: readonly ScenarioGroup[] = [
   resize,
   compaction,
   measuring,
+  amendment,
   damage,
   faults,
   powerLoss,

@@ -41,6 +41,7 @@ const capabilities: Capabilities = {
   compress: 'none',
   compact: 'none',
   measure: false,
+  amend: [],
   repair: [],
   concurrency: 'perRange',
   afterPowerLoss: 'clean',

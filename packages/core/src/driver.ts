@@ -282,6 +282,12 @@ export interface DriverImage {
    */
   followBacking?(parent: DriverImage): Promise<void>;
   /**
+   * Present when `capabilities.amend` has names. Create options get other values; the disk and its snapshots read as
+   * before. Values are of the options that can be amended, and checked. At each moment the image is whole. Only `close`
+   * is called afterwards.
+   */
+  amend?(values: OptionValues, options: LongCallOptions): Promise<void>;
+  /**
    * Present when `capabilities.compact` is not `none`. Gives space that is free at the end of the file back. Crash-safe
    * at every step; the disk and its snapshots read as before, also those that are open. With `move`, data go to free
    * places first, in steps that are durable each: an abort between two of them keeps what was moved.
@@ -329,6 +335,8 @@ export interface Capabilities {
   readonly compact: 'none' | 'trim' | 'move';
   /** How large an image would be can be told before it is made. */
   readonly measure: boolean;
+  /** Create options that can be given other values later. */
+  readonly amend: readonly string[];
   /** What `check` can repair. */
   readonly repair: readonly ('leaks' | 'all')[];
   /** `serial`: one request at a time. `perRange`: requests on disjoint units run side by side, flush beside them. */

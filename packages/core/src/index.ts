@@ -1,3 +1,4 @@
+export { amendDisk, type AmendOptions } from './amend.ts';
 export * from './awaitable.ts';
 export * from './bitset.ts';
 export * from './codec.ts';

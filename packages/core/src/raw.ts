@@ -35,6 +35,7 @@ const capabilities: Capabilities = {
   compress: 'none',
   compact: 'none',
   measure: true,
+  amend: [],
   repair: [],
   concurrency: 'perRange',
   afterPowerLoss: 'clean',

@@ -40,6 +40,7 @@ export const capabilities: Capabilities = {
   compress: 'none',
   compact: 'none',
   measure: false,
+  amend: [],
   repair: [],
   concurrency: 'perRange',
   afterPowerLoss: 'clean',

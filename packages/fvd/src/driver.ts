@@ -64,6 +64,7 @@ const capabilities: Capabilities = {
   compress: 'none',
   compact: 'move',
   measure: true,
+  amend: [],
   repair: ['leaks', 'all'],
   concurrency: 'perRange',
   afterPowerLoss: 'clean',

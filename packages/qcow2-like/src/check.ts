@@ -119,18 +119,22 @@ export async function checkImage(parts: ImageParts, options: CheckOptions): Prom
   };
 }
 
+/** Counts how often each cluster is referred to. Throws `ERR_CORRUPT` when a pointer leads nowhere. */
+export async function takeSoundCensus({ file, snapshots }: Metadata): Promise<Census> {
+  const census = await takeCensus(file, snapshots, {});
+  const problem = census.problems.find(leadsNowhere);
+  if (problem === undefined) return census;
+  const { structure, message, hostOffset } = problem;
+  throw corrupt(file.name, structure, message, hostOffset === undefined ? {} : { offset: hostOffset });
+}
+
 /**
  * Makes refcounts and COPIED flags right and clears the dirty bit: what an image needs whose last writer did not
  * get to its end. Throws `ERR_CORRUPT`, and changes nothing, when a pointer leads nowhere.
  */
 export async function recover(metadata: Metadata): Promise<void> {
   const { file } = metadata;
-  const census = await takeCensus(file, metadata.snapshots, {});
-  const problem = census.problems.find(leadsNowhere);
-  if (problem !== undefined) {
-    const { structure, message, hostOffset } = problem;
-    throw corrupt(file.name, structure, message, hostOffset === undefined ? {} : { offset: hostOffset });
-  }
+  const census = await takeSoundCensus(metadata);
   const wrong = await compareCounts(metadata.refcounts, census);
   const most = wrong.reduce((largest, { expected }) => Math.max(largest, expected), 0);
   if (most > file.geometry.maxRefcount) {

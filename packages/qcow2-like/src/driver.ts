@@ -62,6 +62,7 @@ const capabilities: Capabilities = {
   compress: 'units',
   compact: 'none',
   measure: true,
+  amend: ['compat', 'lazy_refcounts', 'refcount_bits'],
   repair: ['leaks', 'all'],
   concurrency: 'perRange',
   afterPowerLoss: 'leaks',

@@ -14,9 +14,11 @@ import {
   type ImageInfo,
   type ImageStats,
   type LongCallOptions,
+  type OptionValues,
   type Placement,
 } from '@cowlab/core';
 import { bitmapDetails } from './bitmap-directory.ts';
+import { amendImage } from './amend.ts';
 import { checkImage } from './check.ts';
 import { CompressedClusters } from './compressed.ts';
 import { CompressedWrites } from './compressed-writes.ts';
@@ -223,6 +225,13 @@ export class Qcow2Image implements DriverImage {
     const before = slot.current;
     slot.current = backing;
     await before?.close();
+  }
+
+  async amend(values: OptionValues, options: LongCallOptions): Promise<void> {
+    const { metadata, backing } = this.#parts;
+    if (metadata === undefined) throw this.#readOnly();
+    const parts = { image: this, metadata, backing: backing.current, writes: this.#writable() };
+    await this.#watched(() => amendImage(parts, values, options));
   }
 
   async empty(): Promise<void> {

@@ -106,6 +106,8 @@ export type HeaderPatch = Partial<
     | 'damaged'
     | 'autoclear'
     | 'nextSnapshotId'
+    | 'lazyRefcounts'
+    | 'refcountBits'
   >
 >;
 
@@ -419,15 +421,21 @@ export function patchHeader(page: Uint8Array, patch: HeaderPatch): void {
   if (patch.snapshotCount !== undefined) view.setUint32(fields.nb_snapshots.at, patch.snapshotCount);
   if (patch.snapshotTableOffset !== undefined)
     writeU64BE(view, fields.snapshots_offset.at, patch.snapshotTableOffset);
-  setFeature(view, incompatibleDirty, patch.dirty);
-  setFeature(view, incompatibleCorrupt, patch.damaged);
+  // Version 2 has other things where these fields are.
+  if (view.getUint32(fields.version.at) === 2) return;
+  const incompatibleAt = fields.incompatible_features.at;
+  setFeature(view, incompatibleAt, incompatibleDirty, patch.dirty);
+  setFeature(view, incompatibleAt, incompatibleCorrupt, patch.damaged);
+  setFeature(view, fields.compatible_features.at, compatibleLazyRefcounts, patch.lazyRefcounts);
+  if (patch.refcountBits !== undefined)
+    view.setUint32(fields.refcount_order.at, Math.log2(patch.refcountBits));
   if (patch.autoclear !== undefined) view.setBigUint64(fields.autoclear_features.at, patch.autoclear);
 }
 
-function setFeature(view: DataView, bit: bigint, on: boolean | undefined): void {
+function setFeature(view: DataView, at: number, bit: bigint, on: boolean | undefined): void {
   if (on === undefined) return;
-  const others = view.getBigUint64(fields.incompatible_features.at) & ~bit;
-  view.setBigUint64(fields.incompatible_features.at, on ? others | bit : others);
+  const others = view.getBigUint64(at) & ~bit;
+  view.setBigUint64(at, on ? others | bit : others);
 }
 
 /** A new image's header with extensions and backing name; at most one cluster, or undefined when it does not fit. */

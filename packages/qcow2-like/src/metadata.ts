@@ -54,6 +54,11 @@ export class Metadata {
     return this.#broken === undefined && this.file.header.damaged;
   }
 
+  /** What is in memory is not what the file has any more, for the reason given: nothing is written from here on. */
+  retire(reason: string): void {
+    this.#broken = reason;
+  }
+
   assertUsable(): void {
     if (this.file.header.damaged) throw condemnedImage(this.file.name, this.#broken);
     if (this.#broken !== undefined) throw brokenImage(this.file.name, this.#broken);

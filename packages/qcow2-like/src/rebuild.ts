@@ -2,6 +2,7 @@ import { CowlabError, viewOf } from '@cowlab/core';
 import { setEntry } from './entries.ts';
 import { maxRefcountTableBytes } from './layout.ts';
 import type { Metadata } from './metadata.ts';
+import { refcountWidth } from './refcount-width.ts';
 import type { References } from './references.ts';
 
 /*
@@ -11,14 +12,20 @@ import type { References } from './references.ts';
 
 /**
  * Writes the counts of `references` as a new structure and switches to it; `references` are those of the new state then.
- * Throws `ERR_TOO_LARGE`.
+ * With another width than the present one, nobody may look at refcounts in memory afterwards. Throws `ERR_TOO_LARGE`.
  */
-export async function rebuildRefcounts(metadata: Metadata, references: References): Promise<void> {
+export async function rebuildRefcounts(
+  metadata: Metadata,
+  references: References,
+  refcountBits: number = metadata.file.geometry.refcountBits,
+): Promise<void> {
   const { file, refcounts } = metadata;
   const { clusterBytes } = file.geometry;
+  const width = refcountWidth(refcountBits);
+  const perBlock = (clusterBytes * 8) / refcountBits;
   const { storage } = file;
   const start = Math.max(references.end, Math.ceil(storage.size() / clusterBytes));
-  const { blocks, tableClusters } = plan(references, start, refcounts.perBlock, clusterBytes);
+  const { blocks, tableClusters } = plan(references, start, perBlock, clusterBytes);
   const table = new Uint8Array(tableClusters * clusterBytes);
   if (table.length > Math.max(maxRefcountTableBytes, clusterBytes)) {
     const problem = `${file.name}: the refcount table would be larger than ${maxRefcountTableBytes} bytes`;
@@ -32,9 +39,9 @@ export async function rebuildRefcounts(metadata: Metadata, references: Reference
   };
   for (const [nth, index] of blocks.entries()) {
     const block = viewOf(new Uint8Array(clusterBytes));
-    for (let within = 0; within < refcounts.perBlock; within += 1) {
-      const value = count(index * refcounts.perBlock + within);
-      if (value !== 0) refcounts.width.set(block, within, value);
+    for (let within = 0; within < perBlock; within += 1) {
+      const value = count(index * perBlock + within);
+      if (value !== 0) width.set(block, within, value);
     }
     setEntry(viewOf(table), index, (start + nth) * clusterBytes, 0, 0);
     await file.writeMetadata((start + nth) * clusterBytes, new Uint8Array(block.buffer), 'refcount');
@@ -42,7 +49,10 @@ export async function rebuildRefcounts(metadata: Metadata, references: Reference
   const refcountTableOffset = (start + blocks.length) * clusterBytes;
   await file.writeMetadata(refcountTableOffset, table, 'refcount');
   await storage.flush();
-  await file.update({ refcountTableOffset, refcountTableClusters: tableClusters });
+  const isSame = refcountBits === file.geometry.refcountBits;
+  const place = { refcountTableOffset, refcountTableClusters: tableClusters };
+  await file.update(isSame ? place : { ...place, refcountBits });
+  if (!isSame) return;
   await refcounts.reload();
   for (const [cluster, times] of isOld) references.add(cluster, 1, -times);
   references.add(start, end - start);

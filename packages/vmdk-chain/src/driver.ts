@@ -43,6 +43,7 @@ const capabilities: Capabilities = {
   compress: 'none',
   compact: 'none',
   measure: true,
+  amend: [],
   repair: [],
   concurrency: 'perRange',
   afterPowerLoss: 'leaks',

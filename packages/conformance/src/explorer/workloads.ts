@@ -1,4 +1,5 @@
 import { type Capabilities, commitDisk, type StorageFolder } from '@cowlab/core';
+import { amended, amendmentsOf } from '../amendments.ts';
 import { type Lab, mainFile } from '../lab.ts';
 import { compresses, hasSnapshots } from '../subject.ts';
 import type { Guest } from './guest.ts';
@@ -31,6 +32,7 @@ const backs = ({ backing }: Capabilities): boolean => backing;
 const releases = ({ releaseBacking }: Capabilities): boolean => releaseBacking;
 const rebases = ({ changeBacking }: Capabilities): boolean => changeBacking;
 const empties = ({ empty }: Capabilities): boolean => empty;
+const amends = ({ amend }: Capabilities): boolean => amend.length > 0;
 const compacts = ({ compact }: Capabilities): boolean => compact !== 'none';
 const renames = ({ renameSnapshots }: Capabilities): boolean => renameSnapshots;
 
@@ -409,6 +411,18 @@ const withoutGuest: readonly CrashWorkload[] = [
     },
     async runClosed({ drivers, driver }, folder) {
       await commitDisk({ folder, file: mainFile }, { drivers, format: driver.name });
+    },
+  },
+  {
+    name: 'amend',
+    when: amends,
+    backing: 24,
+    async prepare(guest) {
+      await writes(guest, 6);
+      await guest.writeZeroes(3 * guest.stride, 2 * guest.stride);
+    },
+    async runClosed({ drivers, driver }, folder) {
+      for (const amendment of amendmentsOf(driver)) await amended(folder, driver, drivers, amendment);
     },
   },
 ];
