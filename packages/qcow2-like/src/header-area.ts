@@ -4,6 +4,7 @@ import {
   extensionBackingFormat,
   extensionBitmaps,
   extensionEnd,
+  extensionFeatureNames,
   extensionNextSnapshotId,
   maxBackingNameBytes,
   sectorBytes,
@@ -25,8 +26,6 @@ import {
 
 /** Ours, "COWS": nothing, as long as it has to be. */
 const extensionSkip = 0x434f5753;
-/** Names of feature bits, for messages: the one thing that may go when a cluster has no room. */
-const extensionFeatureNames = 0x6803f857;
 /** Those whose contents change together with fields of the header, in one sector. */
 const nearTypes: ReadonlySet<number> = new Set([extensionNextSnapshotId, extensionBitmaps]);
 
@@ -59,6 +58,7 @@ export function rewriteHeader(area: Uint8Array, change: HeaderChange): Rewritten
   const header = withVersion(area.subarray(0, present.headerBytes), change.version);
   const place = (listed: readonly Extension[]): RewrittenHeader | undefined =>
     inOneSector(header, listed, name) ?? inTwoPlaces(header, listed, name, present, area.length);
+  // Names of features are the one thing that may go when a cluster has no room.
   return place(extensions) ?? place(extensions.filter(({ type }) => type !== extensionFeatureNames));
 }
 

@@ -1,4 +1,5 @@
 import { corrupt, readU64BE, roundUp, unsupported, viewOf, writeU64BE } from '@cowlab/core';
+import { featureNameTable } from './feature-names.ts';
 import { headerFields as fields } from './layout-fields.ts';
 
 /*
@@ -50,6 +51,8 @@ export const extensionBackingFormat = 0xe2792aca;
 export const extensionBitmaps = 0x23852875;
 const extensionEncryption = 0x0537be77;
 const extensionDataFile = 0x44415441;
+/** Names of feature bits, for messages. */
+export const extensionFeatureNames = 0x6803f857;
 /** Ours, "COWL": the next snapshot id, so that an id is never given twice. Others ignore and keep it. */
 export const extensionNextSnapshotId = 0x434f574c;
 
@@ -438,13 +441,19 @@ function setFeature(view: DataView, at: number, bit: bigint, on: boolean | undef
   view.setBigUint64(at, on ? others | bit : others);
 }
 
+const featureNames = featureNameTable();
+
 /** A new image's header with extensions and backing name; at most one cluster, or undefined when it does not fit. */
 export function encodeHeader(header: Header): Uint8Array | undefined {
   const text = new TextEncoder();
   const name = text.encode(header.backing?.file ?? '');
   const format = text.encode(header.backing?.format ?? '');
   const start = header.version === 3 ? writtenHeaderBytes : v2HeaderBytes;
-  const nameAt = start + 16 + (format.length > 0 ? 8 + roundUp(format.length, 8) : 0) + 8;
+  const namesAt = start + 16 + (format.length > 0 ? 8 + roundUp(format.length, 8) : 0);
+  // As QEMU does it: names of features are for those who have room.
+  const hasRoom = namesAt + 8 + featureNames.length + 8 + name.length <= 2 ** header.clusterBits;
+  const hasNames = header.version === 3 && hasRoom;
+  const nameAt = namesAt + (hasNames ? 8 + featureNames.length : 0) + 8;
   const bytes = new Uint8Array(roundUp(nameAt + name.length, sectorBytes));
   if (bytes.length > 2 ** header.clusterBits) return undefined;
   const view = viewOf(bytes);
@@ -475,6 +484,11 @@ export function encodeHeader(header: Header): Uint8Array | undefined {
     view.setUint32(start + 16, extensionBackingFormat);
     view.setUint32(start + 20, format.length);
     bytes.set(format, start + 24);
+  }
+  if (hasNames) {
+    view.setUint32(namesAt, extensionFeatureNames);
+    view.setUint32(namesAt + 4, featureNames.length);
+    bytes.set(featureNames, namesAt + 8);
   }
   return bytes;
 }

@@ -1,6 +1,6 @@
 // QEMU as the judge: what we write it reads, what it writes we read, and both go on where the other stopped.
 
-import { mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { createDisk, type Disk, openDisk, type OptionValues, prefetch } from '@cowlab/core';
@@ -85,6 +85,32 @@ describe.skipIf(qemuIsMissing)('QEMU reads what we write', () => {
       },
     });
   });
+
+  it.each([
+    [64 * KIB, 'compat=1.1'],
+    [512, 'compat=1.1,cluster_size=512'],
+    [64 * KIB, 'compat=0.10'],
+  ])(
+    'the names of features as it has them itself, in clusters of %i bytes and %s',
+    async (clusterBytes, given) => {
+      const options = {
+        cluster_size: clusterBytes,
+        ...(given === 'compat=0.10' && { compat: '0.10' }),
+      };
+      await createDisk(qemu.path('disk.qcow2'), { driver: qcow2, size: SIZE, options });
+      await qemu.img('create', '-q', '-f', 'qcow2', '-o', given, 'theirs.qcow2', '40M');
+      const [ours, theirs] = await Promise.all([
+        readFile(qemu.path('disk.qcow2')),
+        readFile(qemu.path('theirs.qcow2')),
+      ]);
+      const namesIn = (image: Buffer): string => {
+        const at = image.subarray(0, clusterBytes).indexOf(Buffer.from([0x68, 0x03, 0xf8, 0x57]));
+        return at < 0 ? '' : image.toString('latin1', at, at + 8 + image.readUInt32BE(at + 4));
+      };
+      expect(namesIn(ours)).toBe(namesIn(theirs));
+      expect(namesIn(ours).length > 0).toBe(given === 'compat=1.1');
+    },
+  );
 
   it('writes of ours over a backing file that it made', async () => {
     await qemu.img('create', '-f', 'qcow2', 'base.qcow2', '40M');
