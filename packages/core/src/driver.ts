@@ -1,5 +1,5 @@
 import type { Awaitable } from './awaitable.ts';
-import type { LockMode, Storage, StorageFolder } from './storage.ts';
+import type { LockMode, Storage, StorageFolder, StorageOpenOptions } from './storage.ts';
 
 /*
  * The seam between a format and everything else. A driver says where guest bytes are (`map`), where new
@@ -422,9 +422,9 @@ export interface OpenContext {
   openBacking(reference: BackingReference, field: string): Promise<Backing>;
   /**
    * Opens a file that holds bytes of the image itself (an extent, an external data file), through the same gate, to be
-   * read or written as the image is, with its lock. The driver closes it.
+   * read or written as the image is, with its lock; or with `access`, for a part of a snapshot. The driver closes it.
    */
-  openPart(name: string, field: string): Promise<Storage>;
+  openPart(name: string, field: string, access?: StorageOpenOptions): Promise<Storage>;
   /** Options for this opening, by the driver's `openOptions` table (cache sizes, ablations). */
   readonly options: OptionValues;
 }

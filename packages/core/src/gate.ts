@@ -34,6 +34,10 @@ export interface Admitted {
   readonly identity: string;
 }
 
+function isBelow(folder: string, identity: string): boolean {
+  return identity.startsWith(folder.endsWith('/') ? folder : `${folder}/`);
+}
+
 /** What the files of one image may name. Folders are identified once: where they lie does not depend on the file. */
 class Policy {
   readonly folder: StorageFolder;
@@ -49,7 +53,7 @@ class Policy {
 
   async isInside(identity: string): Promise<boolean> {
     const places = await (this.#places ??= this.#identifyAll());
-    return places.some((place) => identity.startsWith(place.endsWith('/') ? place : `${place}/`));
+    return places.some((place) => isBelow(place, identity));
   }
 
   async #identifyAll(): Promise<readonly string[]> {
@@ -103,7 +107,7 @@ export class BackingGate {
     const name = path.isAbsolute(plain) ? plain : path.join(path.dirname(from), plain);
     const { folder, maxDepth } = this.#policy;
     const identity = await folder.identify(name);
-    if (!(await this.#policy.isInside(identity))) {
+    if (!(await this.#policy.isInside(identity)) && !(await this.#isBeside(from, identity))) {
       throw new CowlabError(
         'ERR_BACKING_DENIED',
         `${from}: ${field}: ${reference.file} lies outside the image's folder and is not allowed`,
@@ -128,6 +132,13 @@ export class BackingGate {
       );
     }
     return { name, identity };
+  }
+
+  /** In the folder of the image at the top, which its caller may have named by a way out of the gate's folder. */
+  async #isBeside(from: string, identity: string): Promise<boolean> {
+    if (this.#chain?.depth !== 1) return false;
+    const own = await this.#policy.folder.identify(path.dirname(from));
+    return isBelow(own, identity);
   }
 
   #hasAbove(identity: string): boolean {

@@ -152,8 +152,8 @@ async function openImage(request: OpenRequest): Promise<Disk> {
       request.levelsBelow === 0
         ? absentBacking(file, reference)
         : openBacking({ ...request, options, above: driver }, gate, reference, field),
-    openPart: async (name, field) =>
-      folder.open((await gate.admit(file, { file: name }, field)).name, { readOnly, lock: request.lock }),
+    openPart: async (name, field, access = { readOnly, lock: request.lock }) =>
+      folder.open((await gate.admit(file, { file: name }, field)).name, access),
   };
   const { copyOnRead } = request;
   return new Disk(driver, await driver.open(folder, file, context), file, readOnly, {

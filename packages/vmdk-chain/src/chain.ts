@@ -1,6 +1,5 @@
-import path from 'node:path';
 import { type Backing, CowlabError, corrupt, Disk, isCowlabError, type LockMode } from '@cowlab/core';
-import { SparseExtent } from './extent.ts';
+import { ChainFile, sibling } from './chain-file.ts';
 import { Link, type Surroundings, VmdkImage } from './image.ts';
 
 /*
@@ -11,16 +10,11 @@ import { Link, type Surroundings, VmdkImage } from './image.ts';
 
 const HINT_FIELD = 'descriptor.parentFileNameHint';
 
-/** The path of a file that `file` names. */
-export function sibling(file: string, name: string): string {
-  return path.isAbsolute(name) ? path.normalize(name) : path.join(path.dirname(file), name);
-}
-
 /** Throws `ERR_CORRUPT` when the parent's content is not the one that the child was made from. */
-function assertParent(child: SparseExtent, backing: Backing): void {
+function assertParent(child: ChainFile, backing: Backing): void {
   const parent = backing.image;
   if (!(parent instanceof VmdkImage)) return;
-  const found = parent.extent.cid;
+  const found = parent.own.cid;
   if (child.acceptsParent(found)) return;
   const [wanted, actual] = [child.parentCid, found].map((cid) => cid.toString(16).padStart(8, '0'));
   throw corrupt(
@@ -37,18 +31,18 @@ function missing(from: string, hint: string, cause: unknown): unknown {
   return new CowlabError('ERR_BACKING_MISSING', `${from}: ${HINT_FIELD}: no such file: ${hint}`, data, cause);
 }
 
-/** The parent of an opened extent, through the gate; undefined without one. */
-async function openParent(surroundings: Surroundings, extent: SparseExtent): Promise<Link | undefined> {
-  const hint = extent.parentHint;
+/** The parent of an opened file, through the gate; undefined without one. */
+async function openParent(surroundings: Surroundings, chainFile: ChainFile): Promise<Link | undefined> {
+  const hint = chainFile.parentHint;
   if (hint === undefined) return undefined;
   let backing: Backing;
   try {
     backing = await surroundings.context.openBacking({ file: hint, format: 'vmdk' }, HINT_FIELD);
   } catch (error) {
-    throw missing(extent.file, hint, error);
+    throw missing(chainFile.file, hint, error);
   }
   try {
-    assertParent(extent, backing);
+    assertParent(chainFile, backing);
   } catch (error) {
     await backing.close();
     throw error;
@@ -63,21 +57,21 @@ export function belowLock({ context }: Surroundings): LockMode {
 
 /** Opens a file and everything below it. Rejects with `ERR_BACKING_…` too; nothing stays open then. */
 export async function openImage(surroundings: Surroundings, file: string): Promise<VmdkImage> {
-  const { folder, context, cacheBytes } = surroundings;
+  const { context, cacheBytes } = surroundings;
   const { readOnly, lock } = context;
-  const extent = await SparseExtent.open(folder, file, { readOnly, lock, cacheBytes });
+  const chainFile = await ChainFile.open(surroundings, file, { readOnly, lock, cacheBytes });
   try {
-    return new VmdkImage(surroundings, extent, await openParent(surroundings, extent));
+    return new VmdkImage(surroundings, chainFile, await openParent(surroundings, chainFile));
   } catch (error) {
-    await extent.storage.close();
+    await chainFile.close();
     throw error;
   }
 }
 
 /** A frozen image as something to stand on. */
-export function linkOf(surroundings: Surroundings, extent: SparseExtent, below: Link | undefined): Link {
-  const image = new VmdkImage(surroundings, extent, below);
-  return new Link(new Disk(surroundings.driver, image, extent.file, true));
+export function linkOf(surroundings: Surroundings, chainFile: ChainFile, below: Link | undefined): Link {
+  const image = new VmdkImage(surroundings, chainFile, below);
+  return new Link(new Disk(surroundings.driver, image, chainFile.file, true));
 }
 
 /** The links that the given images stand on, by file. */
@@ -97,55 +91,55 @@ export function linksBelow(images: Iterable<VmdkImage>): Map<string, Link> {
  */
 export async function openBelow(
   surroundings: Surroundings,
-  child: SparseExtent,
+  child: ChainFile,
   open: ReadonlyMap<string, Link>,
   own: ReadonlySet<string>,
 ): Promise<Link | undefined> {
-  const { folder, cacheBytes } = surroundings;
-  const opened: SparseExtent[] = [];
+  const { cacheBytes } = surroundings;
+  const opened: ChainFile[] = [];
   let link: Link | undefined;
   try {
-    for (let extent = child; ; ) {
-      const hint = extent.parentHint;
+    for (let chainFile = child; ; ) {
+      const hint = chainFile.parentHint;
       if (hint === undefined) break;
-      const file = sibling(extent.file, hint);
+      const file = sibling(chainFile.file, hint);
       const shared = open.get(file);
       if (shared !== undefined || !own.has(file)) {
-        link = shared?.share() ?? (await openParent(surroundings, extent));
+        link = shared?.share() ?? (await openParent(surroundings, chainFile));
         break;
       }
       if (file === child.file || opened.some((other) => other.file === file)) {
         throw new CowlabError(
           'ERR_BACKING_CYCLE',
-          `${extent.file}: ${HINT_FIELD}: ${hint} is in its own chain`,
+          `${chainFile.file}: ${HINT_FIELD}: ${hint} is in its own chain`,
           {
-            file: extent.file,
+            file: chainFile.file,
             field: HINT_FIELD,
             value: hint,
           },
         );
       }
       try {
-        extent = await SparseExtent.open(folder, file, {
+        chainFile = await ChainFile.open(surroundings, file, {
           readOnly: true,
           lock: belowLock(surroundings),
           cacheBytes,
         });
       } catch (error) {
-        throw missing(extent.file, hint, error);
+        throw missing(chainFile.file, hint, error);
       }
-      opened.push(extent);
+      opened.push(chainFile);
     }
     while (opened.length > 0) {
-      const extent = opened.at(-1)!;
-      if (link !== undefined) assertParent(extent, link.backing);
-      link = linkOf(surroundings, extent, link);
+      const chainFile = opened.at(-1)!;
+      if (link !== undefined) assertParent(chainFile, link.backing);
+      link = linkOf(surroundings, chainFile, link);
       opened.pop();
     }
     if (link !== undefined) assertParent(child, link.backing);
     return link;
   } catch (error) {
-    for (const extent of opened) await extent.storage.close();
+    for (const chainFile of opened) await chainFile.close();
     await link?.release();
     throw error;
   }
@@ -159,29 +153,29 @@ export async function childrenOf(
   file: string,
   chain: readonly VmdkImage[],
   listed: readonly string[],
-  openFile: (file: string) => Promise<SparseExtent>,
+  openFile: (file: string) => Promise<ChainFile>,
 ): Promise<string[]> {
   const parents = new Map<string, string | undefined>();
-  const note = (extent: SparseExtent): void => {
-    const hint = extent.parentHint;
-    parents.set(extent.file, hint === undefined ? undefined : sibling(extent.file, hint));
+  const note = (chainFile: ChainFile): void => {
+    const hint = chainFile.parentHint;
+    parents.set(chainFile.file, hint === undefined ? undefined : sibling(chainFile.file, hint));
   };
-  for (const { extent } of chain) note(extent);
+  for (const { own } of chain) note(own);
   for (const one of listed) {
     let at: string | undefined = one;
     while (at !== undefined && !parents.has(at)) {
-      const extent: SparseExtent | undefined = await orNone(openFile(at));
-      if (extent === undefined) break;
-      note(extent);
-      await extent.storage.close();
+      const chainFile: ChainFile | undefined = await orNone(openFile(at));
+      if (chainFile === undefined) break;
+      note(chainFile);
+      await chainFile.close();
       at = parents.get(at);
     }
   }
   return [...parents].filter(([, parent]) => parent === file).map(([child]) => child);
 }
 
-/** Undefined for a file that is gone or is no sparse extent: it cannot stand on one of ours. */
-async function orNone(opening: Promise<SparseExtent>): Promise<SparseExtent | undefined> {
+/** Undefined for a file that is gone or is no disk: it cannot stand on one of ours. */
+async function orNone(opening: Promise<ChainFile>): Promise<ChainFile | undefined> {
   try {
     return await opening;
   } catch (error) {

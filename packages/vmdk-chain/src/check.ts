@@ -6,7 +6,9 @@ import {
   roundUp,
   viewOf,
 } from '@cowlab/core';
+import type { ChainFile } from './chain-file.ts';
 import type { SparseExtent } from './extent.ts';
+import { FlatExtent } from './flat-extent.ts';
 import type { VmdkImage } from './image.ts';
 import {
   GRAIN_TABLE_BYTES,
@@ -86,36 +88,54 @@ interface Usage {
 export async function checkChain(top: VmdkImage, options: CheckOptions): Promise<CheckReport> {
   const report = new Report();
   const chain = top.chain();
-  const total = chain.reduce((sum, image) => sum + image.extent.header.tableCount, 0);
+  const extents = chain.flatMap(({ own }) => own.sparseExtents);
+  const total = extents.reduce((sum, { header }) => sum + header.tableCount, 0);
   let done = 0;
-  if (!top.extent.readOnly) await top.flush();
-  let own: Usage | undefined;
+  if (!top.own.readOnly) await top.flush();
+  const totals: Totals = { allocatedBytes: 0, imageEndBytes: 0 };
   const checked = new Set<string>();
   const checkOne = async (image: VmdkImage): Promise<void> => {
     if (checked.has(image.file)) return;
     checked.add(image.file);
-    const usage = await readUsage(image.extent, report, () => {
+    const onTable = (): void => {
       assertNotAborted(image.file, options.signal);
       done++;
       options.onProgress?.({ done, total: Math.max(done, total) });
-    });
-    own ??= usage;
-    checkStructures(image.extent, usage, report);
-    checkPlaces(image.extent, usage, report);
+    };
+    const usage = await checkExtents(image.own, report, onTable);
+    if (image === top) Object.assign(totals, usage);
     checkDescriptor(image, report);
   };
   for (const image of chain) await checkOne(image);
   await checkSnapshots(top, report, checked, checkOne);
-  const { grainBytes, overheadBytes } = top.extent.header;
-  const last = own?.grains.at(-1);
-  return {
-    corruptions: report.corruptions,
-    leaks: report.leaks,
-    repaired: 0,
-    findings: report.findings,
-    allocatedBytes: (own?.grains.length ?? 0) * grainBytes,
-    imageEndBytes: last === undefined ? overheadBytes : last * SECTOR + grainBytes,
-  };
+  const { corruptions, leaks, findings } = report;
+  return { corruptions, leaks, repaired: 0, findings, ...totals };
+}
+
+/** What the extents of a file hold, together. */
+interface Totals {
+  allocatedBytes: number;
+  imageEndBytes: number;
+}
+
+async function checkExtents(file: ChainFile, report: Report, onTable: () => void): Promise<Totals> {
+  const totals: Totals = { allocatedBytes: 0, imageEndBytes: 0 };
+  const sparse = file.sparseExtents;
+  for (const extent of sparse) {
+    const usage = await readUsage(extent, report, onTable);
+    checkStructures(extent, usage, report);
+    checkPlaces(extent, usage, report);
+    const { grainBytes, overheadBytes } = extent.header;
+    const last = usage.grains.at(-1);
+    totals.allocatedBytes += usage.grains.length * grainBytes;
+    totals.imageEndBytes += last === undefined ? overheadBytes : last * SECTOR + grainBytes;
+  }
+  for (const part of file.parts) {
+    if (!(part instanceof FlatExtent)) continue;
+    totals.allocatedBytes += part.size;
+    totals.imageEndBytes += part.size;
+  }
+  return totals;
 }
 
 /** Reads every table of both copies, once each, past the cache, in large pieces. */
@@ -197,7 +217,7 @@ function checkStructures(extent: SparseExtent, { tables }: Usage, report: Report
     ['redundant grain directory', header.redundantDirectoryOffset, directoryBytes],
   ];
   const placed = fixed.flatMap(([name, at, bytes]) =>
-    at === undefined ? [] : [{ name, at, end: at + bytes }],
+    at === undefined || bytes === 0 ? [] : [{ name, at, end: at + bytes }],
   );
   placed.sort((a, b) => a.at - b.at);
   for (const [i, one] of placed.entries()) {
@@ -249,17 +269,20 @@ function checkPlaces(extent: SparseExtent, usage: Usage, report: Report): void {
   pass(Math.ceil(storage.size() / SECTOR));
 }
 
-function checkDescriptor(image: VmdkImage, report: Report): void {
-  const { parent, extent } = image;
-  const { size, grainBytes } = extent.header;
-  const described = (extent.extentSectors ?? 0) * SECTOR;
-  // Some programs give the header whole grains.
-  if (roundUp(described, grainBytes) !== roundUp(size, grainBytes)) {
-    const problem = `extent of ${described} bytes, where the header has ${size}`;
-    report.add('corruption', extent.file, 'descriptor', problem);
+function checkDescriptor({ parent, own }: VmdkImage, report: Report): void {
+  const [extent] = own.sparseExtents;
+  // Extents of their own files are compared with their lines at open.
+  if (own.isEmbedded && extent !== undefined) {
+    const { size, grainBytes } = extent.header;
+    const described = own.extentSectors * SECTOR;
+    // Some programs give the header whole grains.
+    if (roundUp(described, grainBytes) !== roundUp(size, grainBytes)) {
+      const problem = `extent of ${described} bytes, where the header has ${size}`;
+      report.add('corruption', own.file, 'descriptor', problem);
+    }
   }
-  if (parent !== undefined && !extent.acceptsParent(parent.extent.cid)) {
-    report.add('corruption', extent.file, 'descriptor', `parentCID is not the CID of ${parent.file}`);
+  if (parent !== undefined && !own.acceptsParent(parent.own.cid)) {
+    report.add('corruption', own.file, 'descriptor', `parentCID is not the CID of ${parent.file}`);
   }
 }
 

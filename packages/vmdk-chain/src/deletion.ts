@@ -1,16 +1,9 @@
-import { isCowlabError, type LongCallOptions } from '@cowlab/core';
+import { isCowlabError, type LongCallOptions, type StorageFolder } from '@cowlab/core';
 import { belowLock } from './chain.ts';
-import { SparseExtent } from './extent.ts';
+import { ChainFile, filesNamedBy } from './chain-file.ts';
 import type { Link, VmdkImage } from './image.ts';
-import {
-  assertNotAborted,
-  assertSameShape,
-  grainCountOf,
-  type MergeOptions,
-  moveDown,
-  movesLessDown,
-  moveUp,
-} from './merge.ts';
+import { assertNotAborted, type MergeOptions } from './merge.ts';
+import { assertSameDisk, fillDown, fillUp, goesDown, unitCountOf } from './merge-parts.ts';
 
 /*
  * A link is taken out from under its children, in one of two directions (merge.ts); the order of the steps is at the
@@ -28,9 +21,9 @@ export interface DeletionHost {
   readonly image: VmdkImage;
   /** Every image that is open: the disk's, and those of opened snapshots. */
   readonly roots: () => readonly VmdkImage[];
-  readonly openExtent: (file: string, readOnly?: boolean) => Promise<SparseExtent>;
+  readonly openFile: (file: string, readOnly?: boolean) => Promise<ChainFile>;
   /** Opens what a file of the chain stands on; shared where it is open already. */
-  readonly openBelow: (extent: SparseExtent) => Promise<Link | undefined>;
+  readonly openBelow: (file: ChainFile) => Promise<Link | undefined>;
   /** Publishes the list of snapshots without the one that goes. */
   readonly unlist: () => Promise<void>;
 }
@@ -52,8 +45,26 @@ export async function takeOut(
     if (down !== undefined) return down.run();
   }
   if (children.length > 0) await mergeUp(host, children, file, { signal, onGrains: progress.onGrains });
+  const files = await filesNamedBy(folder, file);
   await host.unlist();
-  await folder.remove(file);
+  await removeUnused(folder, host.roots(), files);
+}
+
+/**
+ * Removes files of an image that is in use no more, as far as no other names them; the first of them first, so that none
+ * is named without being there.
+ */
+export async function removeUnused(
+  folder: StorageFolder,
+  roots: readonly VmdkImage[],
+  files: readonly string[],
+): Promise<void> {
+  if (files.length === 0) return;
+  const others = roots.flatMap((root) => root.chain().filter(({ file }) => file !== files[0]));
+  const used = new Set(others.flatMap(({ own }) => own.files));
+  for (const file of files) {
+    if (!used.has(file) && (await folder.exists(file))) await folder.remove(file);
+  }
   await folder.flush();
 }
 
@@ -64,9 +75,9 @@ class GrainProgress {
   readonly #report: LongCallOptions['onProgress'];
   #done = 0;
 
-  constructor({ extent }: VmdkImage, childCount: number, { onProgress }: LongCallOptions) {
-    this.#scanned = childCount === 1 ? grainCountOf(extent) : 0;
-    this.#total = this.#scanned + childCount * grainCountOf(extent);
+  constructor({ own }: VmdkImage, childCount: number, { onProgress }: LongCallOptions) {
+    this.#scanned = childCount === 1 ? unitCountOf(own) : 0;
+    this.#total = this.#scanned + childCount * unitCountOf(own);
     this.#report = onProgress;
   }
 
@@ -87,7 +98,7 @@ async function mergeUp(
   file: string,
   options: Omit<MergeOptions, 'below'>,
 ): Promise<void> {
-  const link = await host.openExtent(file);
+  const link = await host.openFile(file);
   try {
     await learnParent(host, link);
     for (const child of children) {
@@ -95,47 +106,47 @@ async function mergeUp(
       await mergeOneUp(host, link, child, { below: link.parentHint !== undefined, ...options });
     }
   } finally {
-    await link.storage.close();
+    await link.close();
   }
 }
 
 async function mergeOneUp(
   host: DeletionHost,
-  link: SparseExtent,
+  link: ChainFile,
   childFile: string,
   options: MergeOptions,
 ): Promise<void> {
-  const front = host.image.extent;
-  const child = childFile === front.file ? front : await host.openExtent(childFile, false);
+  const front = host.image.own;
+  const child = childFile === front.file ? front : await host.openFile(childFile, false);
   try {
-    assertSameShape(link, child);
-    await moveUp(link, child, options);
-    await child.tables.flush();
+    assertSameDisk(link, child);
+    await fillUp(link, child, options);
+    await child.flush();
     assertNotAborted(link.file, options.signal);
     await child.relink(link.parentCid, link.parentHint);
   } catch (error) {
     // What was copied reads as before, and without an entry it would be a leak; what half arrived is cut off.
-    await quietly(async () => child.tables.flush());
-    await quietly(() => child.grains.trim());
+    await quietly(async () => child.flush());
+    await quietly(() => child.trim());
     throw error;
   } finally {
-    if (child !== front) await child.storage.close();
+    if (child !== front) await child.close();
   }
   // Open images of the child see its new tables, and stand on what the link stands on.
   for (const image of childImages(host, childFile, link.file)) {
-    await stepOver(image, image === host.image ? image.extent : await host.openExtent(childFile));
+    await stepOver(image, image === host.image ? image.own : await host.openFile(childFile));
   }
 }
 
 class DownMerge {
   readonly #host: DeletionHost;
-  readonly #link: SparseExtent;
+  readonly #link: ChainFile;
   readonly #childFile: string;
   readonly #onGrains: MergeOptions['onGrains'];
 
   private constructor(
     host: DeletionHost,
-    link: SparseExtent,
+    link: ChainFile,
     childFile: string,
     onGrains: MergeOptions['onGrains'],
   ) {
@@ -152,10 +163,14 @@ class DownMerge {
     childFile: string,
     options: Omit<MergeOptions, 'below'>,
   ): Promise<DownMerge | undefined> {
-    const { folder, cacheBytes } = host.image.surroundings;
-    let link: SparseExtent;
+    const { cacheBytes } = host.image.surroundings;
+    let link: ChainFile;
     try {
-      link = await SparseExtent.open(folder, file, { readOnly: false, lock: 'none', cacheBytes });
+      link = await ChainFile.open(host.image.surroundings, file, {
+        readOnly: false,
+        lock: 'none',
+        cacheBytes,
+      });
     } catch (error) {
       // Files that can only be read are left as they are.
       if (isCowlabError(error, 'ERR_UNSUPPORTED') || isCowlabError(error, 'ERR_READ_ONLY')) return undefined;
@@ -168,11 +183,11 @@ class DownMerge {
         return new DownMerge(host, link, childFile, options.onGrains);
       }
     } catch (error) {
-      await quietly(async () => link.storage.close());
+      await quietly(async () => link.close());
       await quietly(() => lockAgain(host, file));
       throw error;
     }
-    await link.storage.close();
+    await link.close();
     return undefined;
   }
 
@@ -181,24 +196,27 @@ class DownMerge {
     const { folder } = this.#host.image.surroundings;
     const link = this.#link;
     const [seat] = imagesOf(this.#host, link.file);
-    // The chain reads the link through the extent that changes it.
-    const former = seat?.replace(link, seat.link).extent;
-    const successors: SparseExtent[] = [];
+    let childFiles: readonly string[];
+    // The chain reads the link through the one that changes it.
+    const former = seat?.replace(link, seat.link).own;
+    const successors: ChainFile[] = [];
     try {
-      await former?.storage.close();
+      await former?.close();
+      childFiles = await filesNamedBy(folder, this.#childFile);
       await this.#move(successors);
       await folder.rename(link.file, this.#childFile);
     } catch (error) {
-      for (const { storage } of successors) await quietly(async () => storage.close());
+      for (const successor of successors) await quietly(() => successor.close());
       await this.#leaveAsIs(seat);
       throw error;
     }
     const children = childImages(this.#host, this.#childFile, link.file);
     if (former !== undefined) seat?.replace(former, seat.link);
-    for (const extent of [link, ...successors]) extent.moved(this.#childFile);
+    for (const own of [link, ...successors]) own.moved(this.#childFile);
     if (this.#isFront) await stepOver(this.#host.image, link);
     else await this.#succeed(children, successors);
     await folder.flush();
+    await removeUnused(folder, this.#host.roots(), childFiles.slice(1));
   }
 
   get #isFront(): boolean {
@@ -206,79 +224,80 @@ class DownMerge {
   }
 
   /** Up to the moment before the link's file takes the child's name. */
-  async #move(successors: SparseExtent[]): Promise<void> {
-    const { image, openExtent, unlist } = this.#host;
+  async #move(successors: ChainFile[]): Promise<void> {
+    const { image, openFile, unlist } = this.#host;
     const link = this.#link;
-    const child = this.#isFront ? image.extent : await openExtent(this.#childFile, false);
+    const child = this.#isFront ? image.own : await openFile(this.#childFile, false);
     try {
-      await child.tables.flush();
+      await child.flush();
       await unlist();
       await child.lendIdentity(link);
       const below = link.parentHint !== undefined;
-      await moveDown(child, link, { below, signal: undefined, onGrains: this.#onGrains });
-      await link.tables.flush();
+      await fillDown(child, link, { below, signal: undefined, onGrains: this.#onGrains });
+      await link.flush();
     } finally {
-      if (!this.#isFront) await child.storage.close();
+      if (!this.#isFront) await child.close();
     }
     if (this.#isFront) return;
     // Whatever can fail comes before the rename.
-    const { folder, cacheBytes } = image.surroundings;
+    const { cacheBytes } = image.surroundings;
     const how = { readOnly: true, lock: 'none', cacheBytes } as const;
     for (let left = childImages(this.#host, this.#childFile, link.file).length; left > 0; left--) {
-      successors.push(await SparseExtent.open(folder, link.file, how));
+      successors.push(await ChainFile.open(image.surroundings, link.file, how));
     }
   }
 
   /** Images of the child read the file that has its name now. */
-  async #succeed(children: readonly VmdkImage[], successors: readonly SparseExtent[]): Promise<void> {
+  async #succeed(children: readonly VmdkImage[], successors: readonly ChainFile[]): Promise<void> {
     for (const [index, image] of children.entries()) await stepOver(image, successors[index]!);
-    await this.#link.storage.close();
+    await this.#link.close();
     const lock = belowLock(this.#host.image.surroundings);
-    for (const { storage } of successors) await storage.lock(lock);
+    for (const successor of successors) await successor.lock(lock);
   }
 
   /** After a failure the link stays under its child, which hides what has changed in it. */
   async #leaveAsIs(seat: VmdkImage | undefined): Promise<void> {
-    const { storage, tables, grains, file } = this.#link;
-    await quietly(async () => tables.flush());
-    await quietly(() => grains.trim());
-    this.#link.freeze(file);
-    if (seat === undefined) await quietly(async () => storage.close());
+    const link = this.#link;
+    const { file } = link;
+    await quietly(async () => link.flush());
+    await quietly(() => link.trim());
+    link.freeze(file);
+    if (seat === undefined) await quietly(() => link.close());
     else await quietly(() => lockAgain(this.#host, file));
   }
 }
 
 async function isLessDown(
   host: DeletionHost,
-  link: SparseExtent,
+  link: ChainFile,
   childFile: string,
   options: Omit<MergeOptions, 'below'>,
 ): Promise<boolean> {
-  const front = host.image.extent;
-  const child = childFile === front.file ? front : await host.openExtent(childFile);
+  const front = host.image.own;
+  const child = childFile === front.file ? front : await host.openFile(childFile);
   try {
-    assertSameShape(link, child);
-    return await movesLessDown(link, child, options);
+    assertSameDisk(link, child);
+    return await goesDown(link, child, options);
   } finally {
-    if (child !== front) await child.storage.close();
+    if (child !== front) await child.close();
   }
 }
 
 /** A link's parent may have another CID than the link has recorded (snapshots.ts); whoever writes either must know. */
-async function learnParent(host: DeletionHost, link: SparseExtent): Promise<void> {
+async function learnParent(host: DeletionHost, link: ChainFile): Promise<void> {
   const [seat] = imagesOf(host, link.file);
-  if (seat?.parent !== undefined) link.acceptsParent(seat.parent.extent.cid);
+  if (seat?.parent !== undefined) link.acceptsParent(seat.parent.own.cid);
   if (seat !== undefined) return;
   const below = await host.openBelow(link);
   await below?.release();
 }
 
 /** Takes a writer's lock on the link; false, with all locks as before, when somebody else reads it. */
-async function lockAlone(host: DeletionHost, link: SparseExtent): Promise<boolean> {
+async function lockAlone(host: DeletionHost, link: ChainFile): Promise<boolean> {
   const { context } = host.image.surroundings;
-  for (const { extent } of imagesOf(host, link.file)) await extent.storage.lock('none');
+  for (const { own } of imagesOf(host, link.file)) await own.lock('none');
   try {
-    await link.storage.lock(context.lock);
+    await link.lock(context.lock);
     return true;
   } catch (error) {
     if (!isCowlabError(error, 'ERR_LOCKED')) throw error;
@@ -290,7 +309,7 @@ async function lockAlone(host: DeletionHost, link: SparseExtent): Promise<boolea
 /** The locks of everything that is under the disk. */
 async function lockAgain(host: DeletionHost, file: string): Promise<void> {
   const lock = belowLock(host.image.surroundings);
-  for (const { extent } of imagesOf(host, file)) await extent.storage.lock(lock);
+  for (const { own } of imagesOf(host, file)) await own.lock(lock);
 }
 
 function imagesOf(host: DeletionHost, file: string): VmdkImage[] {
@@ -302,10 +321,10 @@ function childImages(host: DeletionHost, childFile: string, linkFile: string): V
   return imagesOf(host, childFile).filter(({ parent }) => parent?.file === linkFile);
 }
 
-/** The image goes on with `extent`, without the link that it stood on. */
-async function stepOver(image: VmdkImage, extent: SparseExtent): Promise<void> {
-  const before = image.replace(extent, image.parent?.link?.share());
-  if (before.extent !== extent) await before.extent.storage.close();
+/** The image goes on with `own`, without the link that it stood on. */
+async function stepOver(image: VmdkImage, own: ChainFile): Promise<void> {
+  const before = image.replace(own, image.parent?.link?.share());
+  if (before.own !== own) await before.own.close();
   await before.link?.release();
 }
 

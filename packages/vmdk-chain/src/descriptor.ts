@@ -1,42 +1,40 @@
-import { CowlabError, corrupt } from '@cowlab/core';
-import { SECTOR } from './layout.ts';
+import { CowlabError, corrupt, isPowerOfTwo } from '@cowlab/core';
+import { type ExtentLine, isExtentLine, parseExtentLine } from './extent-line.ts';
+import { MAX_GRAIN_BYTES, MIN_GRAIN_BYTES, SECTOR } from './layout.ts';
+import { decodeText, encodeText } from './text-encoding.ts';
 
 /*
- * The embedded descriptor ("Virtual Disk Format 5.0", section "Descriptor File"): lines of text, padded with
- * zeros to the room that the header gives it. A line is empty, a comment, `key=value` (quotes around texts,
- * keys without regard to case) or an extent: `RW 204800 SPARSE "disk.vmdk"`.
+ * The descriptor ("Virtual Disk Format 5.0", section "Descriptor File"), inside an extent or in a file of its own:
+ * lines of text. A line is empty, a comment, `key=value` (quotes around texts, keys without regard to case) or an
+ * extent: `RW 204800 SPARSE "disk.vmdk"`.
  *
- * Lines are kept as they are read, unknown ones and their line breaks too; a change replaces one line. What changes
- * in the life of an image (CID, parentCID, parentFileNameHint, the extent's name) comes first, and is kept inside
- * the first 512 bytes: where the text is longer, a comment fills that sector up from the first change on that moves
- * lines. So every change is one sector's write, and a power cut leaves the old descriptor or the new one.
+ * Lines are kept as they are read, byte for byte, unknown ones and their line breaks too; a change replaces one line.
+ * What changes in the life of an image (CID, parentCID, parentFileNameHint, the name of an extent inside) comes first,
+ * and is kept inside the first 512 bytes: where the text is longer, a comment fills that sector up from the first
+ * change on that moves lines. So every change is one sector's write, and a power cut leaves the old descriptor or the
+ * new one.
+ *
+ * In memory a line is a string with one character for each byte; values are decoded when they are asked for.
  */
 
 /** The CID of "no parent". */
 export const NO_PARENT = 0xffffffff;
-const EXTENT_LINE = /^(RW|RDONLY|NOACCESS)\s+(\d+)\s+([A-Z0-9]+)(?:\s+"([^"]*)")?(?:\s+(\d+))?\s*$/i;
-const FILLER = /^#{2,}$/;
-
-export interface ExtentLine {
-  readonly sectors: number;
-  readonly type: string;
-  readonly fileName: string | undefined;
-}
-
-interface TextForm {
-  readonly encoding: 'utf8' | 'latin1';
-  readonly lineBreak: '\n' | '\r\n';
-}
+/** A line of ours, where it is not the usual 64 KiB. Others keep it, and pass it over. */
+const CHILD_GRAIN_KEY = 'ddb.cowlab.grainSize';
+const FILLER = /^#{2,}\r?\n?$/;
 
 export interface NewDescriptor {
   readonly cid: number;
   readonly parentCid: number;
   /** As it stands in the child: relative to the folder of the child. */
   readonly parentHint?: string;
-  readonly extentName: string;
+  readonly createType: string;
+  readonly extents: readonly ExtentLine[];
   /** Guest bytes. */
   readonly size: number;
   readonly adapterType: string;
+  /** Grains of children over a disk that has none itself. */
+  readonly childGrainBytes?: number;
 }
 
 /** A line `key = value` or `key = "value"`; undefined for any other. In time that grows with the line's length only. */
@@ -66,6 +64,11 @@ function quotable(name: string): string {
   return name;
 }
 
+function extentText({ access, sectors, type, fileName, offset }: ExtentLine): string {
+  const name = fileName === undefined ? '' : ` "${quotable(fileName)}"`;
+  return `${access} ${sectors} ${type}${name}${offset === undefined ? '' : ` ${offset}`}`;
+}
+
 /** A content id for a new state: random, and never the id of "no parent". */
 export function newCid(): number {
   const [value = 0] = crypto.getRandomValues(new Uint32Array(1));
@@ -73,14 +76,13 @@ export function newCid(): number {
 }
 
 export class Descriptor {
+  /** Each with its line break; the last may have none. */
   readonly #lines: string[];
-  readonly #form: TextForm;
   /** The first sector is filled up, so that what lies behind it stays where it is. */
   #filled: boolean;
 
-  private constructor(lines: string[], form: TextForm, filled: boolean) {
+  private constructor(lines: string[], filled: boolean) {
     this.#lines = lines;
-    this.#form = form;
     this.#filled = filled;
   }
 
@@ -93,11 +95,11 @@ export class Descriptor {
       'version=1',
       `CID=${hex(fields.cid)}`,
       `parentCID=${hex(fields.parentCid)}`,
-      'createType="monolithicSparse"',
+      `createType="${fields.createType}"`,
       ...(hint === undefined ? [] : [`parentFileNameHint="${quotable(hint)}"`]),
       '',
       '# Extent description',
-      `RW ${fields.size / SECTOR} SPARSE "${quotable(fields.extentName)}"`,
+      ...fields.extents.map(extentText),
       '',
       '# The Disk Data Base',
       '#DDB',
@@ -107,58 +109,65 @@ export class Descriptor {
       `ddb.geometry.heads = "${heads}"`,
       'ddb.geometry.sectors = "63"',
       `ddb.adapterType = "${fields.adapterType}"`,
+      ...(fields.childGrainBytes === undefined
+        ? []
+        : [`${CHILD_GRAIN_KEY} = "${fields.childGrainBytes / SECTOR}"`]),
     ];
-    return new Descriptor(lines, { encoding: 'utf8', lineBreak: '\n' }, true);
+    return new Descriptor(
+      lines.map((line) => `${encodeText('utf-8', line)}\n`),
+      true,
+    );
   }
 
-  /** Reads a descriptor; the text ends at the first zero byte. Texts that are not UTF-8 are kept byte for byte. */
+  /** Reads a descriptor; the text ends at the first zero byte. */
   static parse(bytes: Uint8Array): Descriptor {
     const end = bytes.indexOf(0);
-    const text = end === -1 ? bytes : bytes.subarray(0, end);
-    let decoded: string;
-    let encoding: 'utf8' | 'latin1' = 'utf8';
-    try {
-      decoded = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true }).decode(text);
-    } catch {
-      decoded = Buffer.from(text).toString('latin1');
-      encoding = 'latin1';
-    }
-    const lines = decoded.split(/\r?\n/);
+    const text = Buffer.from(end === -1 ? bytes : bytes.subarray(0, end)).toString('latin1');
+    const lines = text.split(/(?<=\n)/);
     if (lines.at(-1) === '') lines.pop();
-    const lineBreak = decoded.includes('\r\n') ? '\r\n' : '\n';
-    const filled = lines.some((line) => FILLER.test(line));
-    return new Descriptor(lines, { encoding, lineBreak }, filled);
+    return new Descriptor(
+      lines,
+      lines.some((line) => FILLER.test(line)),
+    );
   }
 
   clone(): Descriptor {
-    return new Descriptor([...this.#lines], this.#form, this.#filled);
+    return new Descriptor([...this.#lines], this.#filled);
   }
 
   /** The value of the first line with this key, without its quotes. */
   get(key: string): string | undefined {
     const line = this.#lines[this.#find(key)];
-    return line === undefined ? undefined : entryOf(line)?.value;
+    return line === undefined ? undefined : decodeText(this.#encoding, entryOf(line)?.value ?? '');
+  }
+
+  /** Grains of children over a disk that has none itself; undefined where it does not say, or nothing that can be. */
+  get childGrainBytes(): number | undefined {
+    const bytes = Number(this.get(CHILD_GRAIN_KEY)) * SECTOR;
+    return isPowerOfTwo(bytes) && bytes >= MIN_GRAIN_BYTES && bytes <= MAX_GRAIN_BYTES ? bytes : undefined;
   }
 
   /** A content id. Throws `ERR_CORRUPT` when it is missing or not hexadecimal. */
   cid(file: string, key: 'CID' | 'parentCID'): number {
-    const value = this.get(key);
-    if (value === undefined) throw corrupt(file, `descriptor.${key}`, 'is missing');
+    const at = this.#find(key);
+    const line = this.#lines[at];
+    if (line === undefined) throw corrupt(file, `descriptor.${key}`, 'is missing');
+    const value = entryOf(line)?.value ?? '';
     if (!/^[0-9a-f]{1,8}$/i.test(value)) {
-      throw corrupt(file, `descriptor.${key}`, `not a 32-bit hexadecimal number: ${value.slice(0, 40)}`, {
-        value: value.slice(0, 40),
-      });
+      const problem = `line ${at + 1}: not a 32-bit hexadecimal number: ${value.slice(0, 40)}`;
+      throw corrupt(file, `descriptor.${key}`, problem, { value: value.slice(0, 40), line: at + 1 });
     }
     return Number.parseInt(value, 16);
   }
 
-  get extents(): ExtentLine[] {
-    return this.#lines.flatMap((line) => {
-      const match = EXTENT_LINE.exec(line);
-      return match === null
-        ? []
-        : [{ sectors: Number(match[2]), type: (match[3] ?? '').toUpperCase(), fileName: match[4] }];
-    });
+  /** The extents, in the order of the disk. Throws `ERR_CORRUPT`, which names the line, for one that is none. */
+  extents(file: string): ExtentLine[] {
+    const extents: ExtentLine[] = [];
+    for (const [at, line] of this.#lines.entries()) {
+      if (!isExtentLine(line)) continue;
+      extents.push(parseExtentLine(file, decodeText(this.#encoding, line), extents.length, at + 1));
+    }
+    return extents;
   }
 
   setCid(cid: number): void {
@@ -173,7 +182,7 @@ export class Descriptor {
     if (hint !== undefined) {
       this.#replace(
         'parentFileNameHint',
-        `parentFileNameHint="${quotable(hint)}"`,
+        `parentFileNameHint="${this.#encode(hint)}"`,
         1 + Math.max(this.#find('parentCID'), this.#find('createType')),
       );
     } else if (at !== -1) {
@@ -184,28 +193,45 @@ export class Descriptor {
   /** Names the file that the one extent lies in. */
   setExtentName(name: string): void {
     this.#filled = true;
-    const at = this.#lines.findIndex((line) => EXTENT_LINE.test(line));
+    const at = this.#lines.findIndex(isExtentLine);
     const line = this.#lines[at];
-    if (line !== undefined) this.#lines[at] = line.replace(/"[^"]*"/, () => `"${quotable(name)}"`);
+    if (line !== undefined) this.#lines[at] = line.replace(/"[^"]*"/, () => `"${this.#encode(name)}"`);
   }
 
   /** The text as bytes, without the padding behind it. */
   encode(): Uint8Array {
     const lines = this.#lines.filter((line) => !FILLER.test(line));
-    const whole = this.#encodeLines(lines);
-    if (whole.length <= SECTOR || !this.#filled) return whole;
-    const cut = 1 + lines.findLastIndex((line) => EXTENT_LINE.test(line));
-    const head = this.#encodeLines(lines.slice(0, cut));
-    const spare = SECTOR - head.length - this.#form.lineBreak.length;
+    const whole = lines.join('');
+    if (whole.length <= SECTOR || !this.#filled) return Buffer.from(whole, 'latin1');
+    const cut = this.#cutOf(lines);
+    const head = lines.slice(0, cut).join('');
+    const lineBreak = this.#lineBreak;
+    const filler = '#'.repeat(Math.max(0, SECTOR - head.length - lineBreak.length));
     // A comment needs its sign twice, so that it is known again.
-    if (cut === 0 || spare < 2) return whole;
-    const filler = '#'.repeat(spare);
-    return this.#encodeLines([...lines.slice(0, cut), filler, ...lines.slice(cut)]);
+    if (cut === 0 || filler.length < 2) return Buffer.from(whole, 'latin1');
+    return Buffer.from(head + filler + lineBreak + lines.slice(cut).join(''), 'latin1');
   }
 
-  #encodeLines(lines: readonly string[]): Uint8Array {
-    const { encoding, lineBreak } = this.#form;
-    return new Uint8Array(Buffer.from(lines.map((line) => line + lineBreak).join(''), encoding));
+  /** How many lines the first sector has: as far as the extents, or where these are many, what may change before them. */
+  #cutOf(lines: readonly string[]): number {
+    const extents = 1 + lines.findLastIndex(isExtentLine);
+    if (lines.slice(0, extents).join('').length + 4 <= SECTOR) return extents;
+    const changing = new Set(['cid', 'parentcid', 'createtype', 'parentfilenamehint']);
+    return 1 + lines.findLastIndex((line) => changing.has(entryOf(line)?.key.toLowerCase() ?? ''));
+  }
+
+  get #lineBreak(): string {
+    return this.#lines[0]?.endsWith('\r\n') === true ? '\r\n' : '\n';
+  }
+
+  /** What the descriptor says of its own bytes. */
+  get #encoding(): string {
+    const line = this.#lines[this.#find('encoding')];
+    return line === undefined ? 'utf-8' : (entryOf(line)?.value ?? '');
+  }
+
+  #encode(name: string): string {
+    return encodeText(this.#encoding, quotable(name));
   }
 
   #find(key: string): number {
@@ -213,9 +239,15 @@ export class Descriptor {
     return this.#lines.findIndex((line) => entryOf(line)?.key.toLowerCase() === wanted);
   }
 
-  #replace(key: string, line: string, insertAt: number): void {
+  #replace(key: string, text: string, insertAt: number): void {
     const at = this.#find(key);
-    if (at === -1) this.#lines.splice(insertAt, 0, line);
-    else this.#lines[at] = line;
+    if (at !== -1) {
+      const old = this.#lines[at] ?? '';
+      this.#lines[at] = text + old.slice(old.trimEnd().length);
+      return;
+    }
+    const before = this.#lines[insertAt - 1];
+    if (before !== undefined && !before.endsWith('\n')) this.#lines[insertAt - 1] = before + this.#lineBreak;
+    this.#lines.splice(insertAt, 0, text + this.#lineBreak);
   }
 }

@@ -1,8 +1,8 @@
-import type { DiffBatch, DiffExtent } from '@cowlab/core';
-import type { SparseExtent } from './extent.ts';
+import type { Awaitable, DiffBatch, DiffExtent } from '@cowlab/core';
+import type { ChainFile } from './chain-file.ts';
 import type { VmdkImage } from './image.ts';
 import { GRAIN_TABLE_ENTRIES, ZEROED_GRAIN } from './layout.ts';
-import { assertSameShape } from './merge.ts';
+import { assertSameDisk } from './merge-parts.ts';
 import { TableStream, WINDOW_BYTES } from './table-stream.ts';
 import { NO_ENTRIES } from './tables.ts';
 
@@ -17,7 +17,7 @@ import { NO_ENTRIES } from './tables.ts';
  *   a grain        anything        may differ: the other side does not have that file
  */
 
-type Side = readonly SparseExtent[];
+type Side = readonly ChainFile[];
 
 /** A batch ends with the table in which it has come to so many tables read, or extents. */
 const ENOUGH_TABLES = 4096;
@@ -31,15 +31,15 @@ export async function diffChains(
   end: number,
 ): Promise<DiffBatch> {
   const { sides, meet } = apart(one, other);
-  const shape = one[0]!.extent;
-  for (const extent of sides.flat()) assertSameShape(shape, extent);
-  const streams = streamsOf(sides);
-  const { grainBytes } = shape.header;
+  const files = sides.flat();
+  for (const file of files) assertSameDisk(one[0]!.own, file);
+  const { grainBytes } = (files.find((file) => file.grainBytes !== undefined) ?? one[0]!.own).childGrains;
+  const streams = streamsOf(sides, grainBytes);
   const tableBytes = GRAIN_TABLE_ENTRIES * grainBytes;
   const extents: DiffExtent[] = [];
   let index = Math.floor(offset / tableBytes);
   if (sides.every((side) => side.length === 0)) return { extents, end };
-  for (let read = 0; index * tableBytes < end; index++, read += sides.flat().length) {
+  for (let read = 0; index * tableBytes < end; index++, read += files.length) {
     if (read >= ENOUGH_TABLES || extents.length >= ENOUGH_EXTENTS) break;
     const [a, b] = [await answersOf(streams[0], index), await answersOf(streams[1], index)];
     if (a === NO_ENTRIES && b === NO_ENTRIES) continue;
@@ -64,21 +64,31 @@ function apart(
   const places = new Map(other.map(({ file }, index) => [file, index]));
   const meetsAt = one.findIndex(({ file }) => places.has(file));
   const meet = meetsAt !== -1;
-  const extentsOf = (images: readonly VmdkImage[]): Side => images.map(({ extent }) => extent);
-  if (!meet) return { sides: [extentsOf(one), extentsOf(other)], meet };
+  const filesOf = (images: readonly VmdkImage[]): Side => images.map(({ own }) => own);
+  if (!meet) return { sides: [filesOf(one), filesOf(other)], meet };
   const above = other.slice(0, places.get(one[meetsAt]!.file));
-  return { sides: [extentsOf(one.slice(0, meetsAt)), extentsOf(above)], meet };
+  return { sides: [filesOf(one.slice(0, meetsAt)), filesOf(above)], meet };
+}
+
+/** What a file has in the place of its grain tables. */
+interface Tables {
+  at(index: number): Awaitable<Uint32Array>;
 }
 
 /** The tables of both sides; all windows together take a few MiB, whatever the number of links. */
-function streamsOf(sides: readonly [Side, Side]): readonly [TableStream[], TableStream[]] {
+function streamsOf(sides: readonly [Side, Side], grainBytes: number): readonly [Tables[], Tables[]] {
   const windowBytes = Math.min(WINDOW_BYTES, Math.floor((4 * WINDOW_BYTES) / sides.flat().length));
-  const of = (side: Side): TableStream[] => side.map((extent) => new TableStream(extent, windowBytes));
+  const of = (side: Side): Tables[] =>
+    side.map((file) =>
+      file.onlySparse === undefined
+        ? { at: (index) => entriesOf(file, index * GRAIN_TABLE_ENTRIES * grainBytes, grainBytes) }
+        : new TableStream(file.onlySparse, windowBytes),
+    );
   return [of(sides[0]), of(sides[1])];
 }
 
 /** What a side says of the grains of one table: the topmost entry of each, 0 where no link has one. */
-async function answersOf(side: readonly TableStream[], index: number): Promise<Uint32Array> {
+async function answersOf(side: readonly Tables[], index: number): Promise<Uint32Array> {
   let answers: Uint32Array = NO_ENTRIES;
   for (const [place, stream] of side.entries()) {
     const entries = await stream.at(index);
@@ -88,6 +98,25 @@ async function answersOf(side: readonly TableStream[], index: number): Promise<U
     else for (let i = 0; i < GRAIN_TABLE_ENTRIES; i++) if (answers[i] === 0) answers[i] = entries[i]!;
   }
   return answers;
+}
+
+/** What a table of a disk of several extents, or of flat ones, would say from `start` on; of a grain's place only that it has one. */
+async function entriesOf(file: ChainFile, start: number, grainBytes: number): Promise<Uint32Array> {
+  const unknown = 0xffffffff;
+  const someplace = ZEROED_GRAIN + 1;
+  const entries = new Uint32Array(GRAIN_TABLE_ENTRIES).fill(unknown);
+  const end = Math.min(file.size, start + GRAIN_TABLE_ENTRIES * grainBytes);
+  for (let at = start; at < end; ) {
+    const extent = await file.map(at, end - at, undefined);
+    const entry =
+      extent.kind === 'data' ? someplace : extent.kind === 'zero' && extent.allocated ? ZEROED_GRAIN : 0;
+    const [first, last] = [at, at + extent.length - 1].map((byte) => Math.floor((byte - start) / grainBytes));
+    // A grain that is not all of one kind may differ from anything.
+    for (let i = first!; i <= last!; i++)
+      entries[i] = entries[i] === unknown || entries[i] === entry ? entry : someplace;
+    at += extent.length;
+  }
+  return entries.map((entry) => (entry === unknown ? 0 : entry));
 }
 
 function eachRun(differsAt: (grain: number) => boolean, visit: (first: number, count: number) => void): void {

@@ -2,7 +2,6 @@ import path from 'node:path';
 import {
   type BlockDriver,
   type Capabilities,
-  countUnits,
   CowlabError,
   type CreateRequest,
   type DriverImage,
@@ -11,17 +10,19 @@ import {
   type MeasureRequest,
   type OpenContext,
   type OptionTable,
+  type OptionValues,
   type StorageFolder,
 } from '@cowlab/core';
-import { openImage, sibling } from './chain.ts';
-import { SparseExtent } from './extent.ts';
+import { openImage } from './chain.ts';
+import { readCid, sibling } from './chain-file.ts';
 import type { VmdkImage } from './image.ts';
-import { MAX_GRAIN_BYTES, MAX_SECTORS, MIN_GRAIN_BYTES, planExtent, SECTOR, signatureOf } from './layout.ts';
+import { DEFAULT_GRAIN_BYTES, MAX_GRAIN_BYTES, MIN_GRAIN_BYTES, SECTOR, signatureOf } from './layout.ts';
+import { createNewDisk, measureNewDisk, type NewDisk, SUBFORMATS } from './new-disk.ts';
 import { directoryFileOf, MAX_DIRECTORY_BYTES, VmdkSnapshots } from './snapshots.ts';
 import { parseDirectory } from './vmsd.ts';
 
 const GIB: number = 1024 ** 3;
-const DEFAULT_GRAIN_BYTES: number = 64 * 1024;
+const MAX_EXTENT_BYTES: number = 2 * GIB;
 /** Enough for 16 GiB of disk with the default grain. */
 const DEFAULT_CACHE_BYTES: number = 1024 * 1024;
 
@@ -47,21 +48,32 @@ const capabilities: Capabilities = {
   repair: [],
   concurrency: 'perRange',
   afterPowerLoss: 'leaks',
-  // Sectors are numbered with 32 bits, and the tables of such a disk take their share.
-  maxSize: MAX_SECTORS * SECTOR - GIB,
+  // As VMware has it. A sparse extent has places for 2 TiB of it, less its tables; split disks have more extents.
+  maxSize: 62 * 1024 * GIB,
   sizeMultiple: SECTOR,
 };
 
 const options: OptionTable = {
+  subformat: {
+    type: 'choice',
+    choices: SUBFORMATS,
+    default: 'monolithicSparse',
+    help: 'kind of disk: one file or several, sparse or flat',
+  },
   grain_size: {
     type: 'size',
     default: DEFAULT_GRAIN_BYTES,
-    help: 'allocation unit: a power of two from 4K to 1M',
+    help: 'allocation unit, of a flat disk that of its snapshots: a power of two from 4K to 1M',
   },
   zeroed_grain: {
     type: 'boolean',
     default: true,
     help: 'say zeros with a table entry instead of writing them (header version 2)',
+  },
+  extent_size: {
+    type: 'size',
+    default: MAX_EXTENT_BYTES,
+    help: 'guest bytes of each extent of a twoGbMaxExtent… disk: a multiple of the grain, up to 2G',
   },
   adapter_type: {
     type: 'choice',
@@ -93,14 +105,7 @@ async function parentOf(
       value: backing.format,
     });
   }
-  const parent = await SparseExtent.open(folder, sibling(file, backing.file), {
-    readOnly: true,
-    lock: 'none',
-    cacheBytes: 0,
-  });
-  const { cid } = parent;
-  await parent.storage.close();
-  return { hint: backing.file, cid };
+  return { hint: backing.file, cid: await readCid(folder, sibling(file, backing.file)) };
 }
 
 /** A list of snapshots that a disk of this name has left behind would become the new disk's. */
@@ -135,7 +140,37 @@ function grainBytesOf(value: unknown): number {
   return value;
 }
 
-/** VMDK hosted sparse extents with snapshots as chains of files; QEMU reads and writes what it makes. */
+function extentBytesOf(value: unknown, grainBytes: number): number {
+  if (
+    typeof value !== 'number' ||
+    value < grainBytes ||
+    value > MAX_EXTENT_BYTES ||
+    value % grainBytes !== 0
+  ) {
+    throw new CowlabError(
+      'ERR_INVALID_OPTION',
+      `option extent_size: ${String(value)} is not a multiple of ${grainBytes} up to ${MAX_EXTENT_BYTES}`,
+      { field: 'extent_size', value: String(value) },
+    );
+  }
+  return value;
+}
+
+/** What create options ask for. Throws `ERR_INVALID_OPTION`. */
+function newDiskOf(file: string, size: number, values: OptionValues): NewDisk {
+  const grainBytes = grainBytesOf(values.grain_size ?? DEFAULT_GRAIN_BYTES);
+  return {
+    size,
+    grainBytes,
+    zeroedGrains: values.zeroed_grain !== false,
+    adapterType: String(values.adapter_type ?? 'ide'),
+    extentName: path.basename(file),
+    subformat: String(values.subformat ?? 'monolithicSparse'),
+    extentBytes: extentBytesOf(values.extent_size ?? MAX_EXTENT_BYTES, grainBytes),
+  };
+}
+
+/** VMDK disks, sparse and flat, with snapshots as chains of files; QEMU reads and writes what it makes. */
 export const vmdk: BlockDriver = {
   name: 'vmdk',
   capabilities,
@@ -147,33 +182,19 @@ export const vmdk: BlockDriver = {
   },
 
   async create(folder: StorageFolder, file: string, request: CreateRequest): Promise<void> {
-    const values = request.options;
-    const grainBytes = grainBytesOf(values.grain_size ?? DEFAULT_GRAIN_BYTES);
+    const fields = newDiskOf(file, request.size, request.options);
     const parent = await parentOf(folder, file, request);
     await assertNoSnapshots(folder, file);
     const storage = await folder.open(file, { readOnly: false, lock: 'exclusive' });
     try {
-      const fields = {
-        size: request.size,
-        grainBytes,
-        zeroedGrains: values.zeroed_grain !== false,
-        adapterType: String(values.adapter_type ?? 'ide'),
-        extentName: path.basename(file),
-        ...(parent && { parent }),
-      };
-      await SparseExtent.create(file, storage, fields, 0);
+      await createNewDisk(folder, file, storage, { ...fields, ...(parent && { parent }) });
     } finally {
       await storage.close();
     }
   },
 
   async measure({ size, options: values, runs }: MeasureRequest): Promise<Measurement> {
-    const grainBytes = grainBytesOf(values.grain_size ?? DEFAULT_GRAIN_BYTES);
-    const { overheadBytes } = planExtent('disk', size, grainBytes, values.zeroed_grain !== false);
-    return {
-      requiredBytes: overheadBytes + (await countUnits(runs, grainBytes)) * grainBytes,
-      fullyAllocatedBytes: overheadBytes + Math.ceil(size / grainBytes) * grainBytes,
-    };
+    return measureNewDisk(newDiskOf('disk', size, values), runs);
   },
 
   async open(folder: StorageFolder, file: string, context: OpenContext): Promise<DriverImage> {

@@ -1,211 +1,180 @@
 import {
   type Awaitable,
   corrupt,
-  type LockMode,
+  type Extent,
+  type ReadSource,
   type Storage,
-  type StorageFolder,
   unsupported,
 } from '@cowlab/core';
 import { GrainAllocator } from './allocator.ts';
-import { Descriptor, NO_PARENT, newCid } from './descriptor.ts';
 import {
   decodeDirectory,
   decodeHeader,
-  encodeDirectory,
-  encodeHeader,
   GRAIN_TABLE_ENTRIES,
-  planExtent,
   SECTOR,
   type SparseHeader,
   signatureOf,
   ZEROED_GRAIN,
 } from './layout.ts';
-import { GrainTables } from './tables.ts';
+import type { Part, PartPlacement } from './part.ts';
+import { type GrainTable, GrainTables } from './tables.ts';
 
 /*
- * One file of a chain: header, descriptor, grain tables and the place of the next grain. Knows nothing of its
- * parent but the name and the content id (CID).
+ * A sparse extent: header, grain tables and the place of the next grain. What a grain table entry says of a grain:
  *
- * The CID says which content a child was made from. It changes with the first write after an open, durably and
- * before the write itself, so that a parent that was written to behind its child's back is noticed at open.
+ *   entry     reads as                              a write
+ *   0         the parent, or zeros without one      takes a new grain, filled from the old state
+ *   1         zeros (only with the header's flag)   takes a new grain, filled with zeros
+ *   sector    the grain there                       goes in place
+ *
+ * `commit` changes tables in memory; what `flush` orders stands in tables.ts. There is no free map, so a mapped grain is
+ * never unmapped: making it zeros punches a hole into its place. A grain without a place gets entry 1, or nothing at all
+ * where nothing is under it.
  */
 
-export interface ExtentOptions {
+interface GrainPlacement extends PartPlacement {
+  readonly firstGrain: number;
+  readonly grainCount: number;
+  /** First sector of the new grains; undefined for a write in place. */
+  readonly sector: number | undefined;
+}
+
+/** Where an extent lies in its disk, and how it is opened. */
+export interface SparseOptions {
+  readonly start: number;
+  /** Guest bytes; the header may have whole grains. */
+  readonly size: number;
   readonly readOnly: boolean;
-  readonly lock: LockMode;
   /** Bytes of grain tables to keep in memory. */
   readonly cacheBytes: number;
 }
 
-export interface NewExtent {
-  readonly size: number;
-  readonly grainBytes: number;
-  readonly zeroedGrains: boolean;
-  readonly adapterType: string;
-  /** The file's name once it is in its place. */
-  readonly extentName: string;
-  readonly parent?: { readonly hint: string; readonly cid: number };
-}
-
-interface ExtentParts {
-  readonly file: string;
+interface SparseFile {
   readonly storage: Storage;
   readonly header: SparseHeader;
-  readonly descriptor: Descriptor;
   readonly tables: GrainTables;
 }
 
-export class SparseExtent {
+export class SparseExtent implements Part {
+  /** The file's name when it was opened, for messages. */
+  readonly file: string;
+  readonly start: number;
+  readonly size: number;
   readonly storage: Storage;
   readonly header: SparseHeader;
   readonly tables: GrainTables;
   readonly grains: GrainAllocator;
-  #descriptor: Descriptor;
-  #file: string;
-  #frozen = false;
-  #cidIsNew = false;
-  #cidChange: Promise<void> | undefined;
-  /** The CID of the parent, where the descriptor has another one; see {@link acceptsParent}. */
-  #foundParentCid: number | undefined;
-  /** What has to be done before the CID may change. */
-  #unsettled: (() => Promise<void>) | undefined;
+  readonly #grainBytes: number;
 
-  private constructor(parts: ExtentParts) {
-    this.#file = parts.file;
-    this.storage = parts.storage;
-    this.header = parts.header;
-    this.tables = parts.tables;
-    this.#descriptor = parts.descriptor;
-    this.grains = new GrainAllocator(parts.file, parts.storage, parts.header);
+  private constructor(file: string, { storage, header, tables }: SparseFile, options: SparseOptions) {
+    this.file = file;
+    this.start = options.start;
+    this.size = options.size;
+    this.storage = storage;
+    this.header = header;
+    this.tables = tables;
+    this.#grainBytes = header.grainBytes;
+    this.grains = new GrainAllocator(file, storage, header);
   }
 
-  /** Opens and validates a file. Throws `ERR_NOT_FOUND`, `ERR_CORRUPT`, `ERR_UNSUPPORTED`; modifies nothing. */
-  static async open(folder: StorageFolder, file: string, options: ExtentOptions): Promise<SparseExtent> {
-    const storage = await folder.open(file, { readOnly: options.readOnly, lock: options.lock });
-    try {
-      return await SparseExtent.#read(file, storage, options);
-    } catch (error) {
-      await storage.close();
-      throw error;
-    }
-  }
-
-  /** Writes an empty extent into an empty storage, durably, and goes on with it. */
-  static async create(
+  /** Reads and validates what every use needs. The caller has read the header, and keeps the storage. */
+  static async read(
     file: string,
     storage: Storage,
-    fields: NewExtent,
-    cacheBytes: number,
+    header: SparseHeader,
+    options: SparseOptions,
   ): Promise<SparseExtent> {
-    const header = planExtent(file, fields.size, fields.grainBytes, fields.zeroedGrains);
-    const descriptor = Descriptor.create({
-      cid: newCid(),
-      parentCid: fields.parent?.cid ?? NO_PARENT,
-      ...(fields.parent && { parentHint: fields.parent.hint }),
-      extentName: fields.extentName,
-      size: fields.size,
-      adapterType: fields.adapterType,
-    });
-    const head = new Uint8Array(header.descriptorOffset + header.descriptorBytes);
-    head.set(encodeHeader(header));
-    head.set(padded(file, descriptor, header.descriptorBytes), header.descriptorOffset);
-    await storage.write(0, head, 'header');
-    for (const offset of [header.redundantDirectoryOffset, header.directoryOffset]) {
-      if (offset !== undefined) await storage.write(offset, encodeDirectory(header, offset), 'mapping');
+    const directory = await readDirectory(file, storage, header, header.directoryOffset, 'grain directory');
+    // Who only reads has no use for the second copy.
+    const redundant =
+      options.readOnly || header.redundantDirectoryOffset === undefined
+        ? undefined
+        : await readDirectory(
+            file,
+            storage,
+            header,
+            header.redundantDirectoryOffset,
+            'redundant grain directory',
+          );
+    const tables = new GrainTables(file, storage, header, directory, redundant, options.cacheBytes);
+    return new SparseExtent(file, { storage, header, tables }, options);
+  }
+
+  map(offset: number, length: number, below: ReadSource | undefined, owned: boolean): Awaitable<Extent> {
+    const grain = Math.floor((offset - this.start) / this.#grainBytes);
+    const table = this.tables.load(Math.floor(grain / GRAIN_TABLE_ENTRIES));
+    if (table instanceof Promise) {
+      return table.then((loaded) => this.#extentAt(loaded, offset, length, below, owned));
     }
-    await storage.truncate(header.overheadBytes);
-    await storage.flush();
-    const extent = await SparseExtent.#read(file, storage, { readOnly: false, cacheBytes });
-    extent.#cidIsNew = true;
-    return extent;
+    return this.#extentAt(table, offset, length, below, owned);
   }
 
-  /** The file's name now, as its folder knows it. */
-  get file(): string {
-    return this.#file;
+  reserve(offset: number, length: number): Awaitable<PartPlacement> {
+    const grain = this.#grainAt(offset);
+    const index = Math.floor(grain / GRAIN_TABLE_ENTRIES);
+    return this.tables.use(index, (table) => {
+      const sector = table.entries[grain % GRAIN_TABLE_ENTRIES]!;
+      if (sector > ZEROED_GRAIN) return this.#inPlace(table, offset, length);
+      this.tables.assertWritable(index);
+      return this.#placeNew(table, grain, offset, length);
+    });
   }
 
-  /** Opened read-only, or a snapshot since. */
-  get readOnly(): boolean {
-    return this.#frozen || this.storage.readOnly;
+  commit(placement: PartPlacement): Awaitable<void> {
+    const { sector, firstGrain, grainCount } = placement as GrainPlacement;
+    if (sector === undefined) return;
+    return this.setGrains(firstGrain, sector, grainCount);
   }
 
-  /** The file has become a snapshot of another name, and is not written to any more. */
-  freeze(file: string): void {
-    this.#file = file;
-    this.#frozen = true;
+  abort(placement: PartPlacement): void {
+    const { sector, grainCount } = placement as GrainPlacement;
+    if (sector !== undefined) this.grains.giveBack(sector, grainCount);
+  }
+
+  async unmap(offset: number, end: number, covers: boolean): Promise<number> {
+    const extent = await this.map(offset, end - offset, undefined, false);
+    if (extent.kind === 'data') await this.storage.zero(extent.hostOffset, extent.length);
+    else if (extent.kind === 'zero' && !extent.allocated && covers) {
+      await this.zeroGrains(this.#grainAt(offset), Math.ceil(extent.length / this.#grainBytes));
+    }
+    return offset + extent.length;
+  }
+
+  get crowded(): boolean {
+    return this.tables.crowded;
+  }
+
+  flush(): Awaitable<void> {
+    return this.tables.flush();
+  }
+
+  trim(): Promise<void> {
+    return this.grains.trim();
+  }
+
+  freeze(): void {
     this.tables.freeze();
   }
 
-  /** The file was moved into its place. */
-  moved(file: string): void {
-    this.#file = file;
+  get residentBytes(): number {
+    return this.tables.residentBytes;
   }
 
-  get cid(): number {
-    return this.#descriptor.cid(this.file, 'CID');
-  }
-
-  /** The CID that the parent has; see {@link acceptsParent}. */
-  get parentCid(): number {
-    return this.#foundParentCid ?? this.#descriptor.cid(this.file, 'parentCID');
-  }
-
-  /** The parent's file as the descriptor names it; undefined without a parent. */
-  get parentHint(): string | undefined {
-    return this.parentCid === NO_PARENT ? undefined : this.#descriptor.get('parentFileNameHint');
-  }
-
-  get adapterType(): string {
-    return this.#descriptor.get('ddb.adapterType') ?? 'ide';
-  }
-
-  /** Whether this opening has a CID of its own already: then writes may go in place. */
-  get cidIsNew(): boolean {
-    return this.#cidIsNew;
-  }
-
-  /** Gives the content about to change an id of its own; once for each opening. */
-  changeCid(cid: number = newCid()): Promise<void> {
-    this.#cidChange ??= this.#changeCid(cid);
-    return this.#cidChange;
-  }
-
-  /**
-   * Whether a parent of this CID is the one that this file was made over. One with the file's own CID is, too: a merge
-   * or a commit has given it that, because it gets the file's content, and then power failed before the file's descriptor said so
-   * (snapshots.ts). The next change of the descriptor does.
-   */
-  acceptsParent(cid: number): boolean {
-    if (cid === this.parentCid) return true;
-    if (cid !== this.cid) return false;
-    this.#foundParentCid = cid;
-    return true;
-  }
-
-  /**
-   * Gives the parent this file's CID and name, since it is about to get its content and place; then records that CID.
-   * When it fails in between, the next change of this file's CID goes on with it first: who has the parent's old CID
-   * recorded must not get another CID while it is not known which one the parent has.
-   */
-  async lendIdentity(parent: SparseExtent): Promise<void> {
-    const lend = async (): Promise<void> => {
-      await parent.#standInFor(this);
-      this.#foundParentCid = this.cid;
-    };
-    this.#unsettled = lend;
-    // The medium must have what memory has, should an earlier change have failed half-way.
-    await this.#changeDescriptor(() => undefined);
-    await lend();
-    await this.#changeDescriptor(() => undefined);
-    this.#unsettled = undefined;
-  }
-
-  /** Gives the parent this file's CID, since it is about to get its content, but not its place; then records that. */
-  async lendCid(parent: SparseExtent): Promise<void> {
-    await parent.changeCid(this.cid);
-    this.#foundParentCid = this.cid;
-    await this.#changeDescriptor(() => undefined);
+  /** Makes grains without a place read as zeros: by a flag, or by new grains of zeros where the header has no flag. */
+  async zeroGrains(firstGrain: number, count: number): Promise<void> {
+    this.tables.assertWritable(Math.floor(firstGrain / GRAIN_TABLE_ENTRIES));
+    if (this.header.zeroedGrains) return this.setGrains(firstGrain, ZEROED_GRAIN, count, 0);
+    for (let done = 0; done < count; ) {
+      const taken = this.grains.take(count - done);
+      try {
+        await this.storage.zero(taken.sector * SECTOR, taken.count * this.#grainBytes);
+        await this.setGrains(firstGrain + done, taken.sector, taken.count);
+      } catch (error) {
+        this.grains.giveBack(taken.sector, taken.count);
+        throw error;
+      }
+      done += taken.count;
+    }
   }
 
   /** No grain is mapped any more, durably; then what they held is cut off. */
@@ -221,49 +190,12 @@ export class SparseExtent {
     await this.storage.flush();
   }
 
-  /** Names another parent, durably; undefined for none. */
-  relink(parentCid: number, hint: string | undefined): Promise<void> {
-    return this.#changeDescriptor((next) => next.setParent(parentCid, hint));
-  }
-
-  get extentName(): string | undefined {
-    return this.#descriptor.extents[0]?.fileName;
-  }
-
-  /** The disk's size as the descriptor has it. */
-  get extentSectors(): number | undefined {
-    return this.#descriptor.extents[0]?.sectors;
-  }
-
-  /** Puts a new file name into the extent's own line, durably. */
-  rename(extentName: string): Promise<void> {
-    return this.#changeDescriptor((next) => next.setExtentName(extentName));
-  }
-
-  /** Makes grains without a place read as zeros: by a flag, or by new grains of zeros where the header has no flag. */
-  async zeroGrains(firstGrain: number, count: number): Promise<void> {
-    const index = Math.floor(firstGrain / GRAIN_TABLE_ENTRIES);
-    this.tables.assertWritable(index);
-    if (this.header.zeroedGrains) return this.setGrains(firstGrain, ZEROED_GRAIN, count, 0);
-    for (let done = 0; done < count; ) {
-      const taken = this.grains.take(count - done);
-      try {
-        await this.storage.zero(taken.sector * SECTOR, taken.count * this.header.grainBytes);
-      } catch (error) {
-        this.grains.giveBack(taken.sector, taken.count);
-        throw error;
-      }
-      await this.setGrains(firstGrain + done, taken.sector, taken.count);
-      done += taken.count;
-    }
-  }
-
   /** Changes the entries of grains that lie in one table, in memory: the first to `value`, each next to `step` more. */
   setGrains(
     firstGrain: number,
     value: number,
     count: number,
-    step: number = this.header.grainBytes / SECTOR,
+    step: number = this.#grainBytes / SECTOR,
   ): Awaitable<void> {
     return this.tables.use(Math.floor(firstGrain / GRAIN_TABLE_ENTRIES), (table) => {
       const first = firstGrain % GRAIN_TABLE_ENTRIES;
@@ -271,97 +203,106 @@ export class SparseExtent {
     });
   }
 
-  async #standInFor(child: SparseExtent): Promise<void> {
-    const name = child.extentName;
-    await this.#changeDescriptor((next) => {
-      next.setCid(child.cid);
-      if (name !== undefined) next.setExtentName(name);
-    });
-    this.#cidIsNew = child.cidIsNew;
+  #grainAt(offset: number): number {
+    return Math.floor((offset - this.start) / this.#grainBytes);
   }
 
-  async #changeCid(cid: number): Promise<void> {
-    try {
-      await this.#unsettled?.();
-      await this.#changeDescriptor((next) => next.setCid(cid));
-      this.#unsettled = undefined;
-      this.#cidIsNew = true;
-    } catch (error) {
-      this.#cidChange = undefined;
-      throw error;
+  #extentAt(
+    { entries }: GrainTable,
+    offset: number,
+    length: number,
+    below: ReadSource | undefined,
+    owned: boolean,
+  ): Extent {
+    const grainBytes = this.#grainBytes;
+    const grain = Math.floor((offset - this.start) / grainBytes);
+    const at = grain % GRAIN_TABLE_ENTRIES;
+    const sector = entries[at]!;
+    const inside = offset - this.start - grain * grainBytes;
+    const covered =
+      inside + length <= grainBytes
+        ? length
+        : Math.min(length, this.#runLength(entries, at, inside + length) * grainBytes - inside);
+    if (sector > ZEROED_GRAIN) {
+      const hostOffset = sector * SECTOR + inside;
+      return { kind: 'data', length: covered, storage: this.storage, hostOffset, owned };
     }
-  }
-
-  /**
-   * Writes the sectors of the descriptor that change: one, unless the text is laid out as by others. Then the first
-   * sector comes last, on its own: until it is there the old one is followed by lines that it has already, and of
-   * two lines with one key the first counts.
-   */
-  async #changeDescriptor(change: (next: Descriptor) => void): Promise<void> {
-    const next = this.#descriptor.clone();
-    if (this.#foundParentCid !== undefined) next.setParent(this.#foundParentCid, this.parentHint);
-    change(next);
-    const { descriptorOffset, descriptorBytes } = this.header;
-    const wanted = padded(this.#file, next, descriptorBytes);
-    const current = new Uint8Array(descriptorBytes);
-    await this.storage.read(descriptorOffset, current, 'header');
-    let written = 0;
-    for (let at = descriptorBytes - SECTOR; at >= 0; at -= SECTOR) {
-      const sector = wanted.subarray(at, at + SECTOR);
-      if (sector.every((byte, i) => byte === current[at + i])) continue;
-      if (at === 0 && written > 0) await this.storage.flush();
-      await this.storage.write(descriptorOffset + at, sector, 'header');
-      written++;
+    if (sector === 0 && below !== undefined) {
+      return { kind: 'backing', length: covered, source: below, offset };
     }
-    await this.storage.flush();
-    this.#descriptor = next;
-    this.#foundParentCid = undefined;
+    return { kind: 'zero', length: covered, allocated: sector === ZEROED_GRAIN };
   }
 
-  static async #read(
-    file: string,
-    storage: Storage,
-    options: Omit<ExtentOptions, 'lock'>,
-  ): Promise<SparseExtent> {
-    const header = await readHeader(file, storage, options.readOnly);
-    const descriptor = await readDescriptor(file, storage, header);
-    const directory = await readDirectory(file, storage, header, header.directoryOffset, 'grain directory');
-    // Who only reads has no use for the second copy.
-    const redundant =
-      options.readOnly || header.redundantDirectoryOffset === undefined
-        ? undefined
-        : await readDirectory(
-            file,
-            storage,
-            header,
-            header.redundantDirectoryOffset,
-            'redundant grain directory',
-          );
-    const tables = new GrainTables(file, storage, header, directory, redundant, options.cacheBytes);
-    return new SparseExtent({ file, storage, header, descriptor, tables });
+  /** Entries from `at` on that lie together or say the same, at most for so many bytes of the disk. */
+  #runLength(entries: Uint32Array, at: number, bytes: number): number {
+    const sector = entries[at]!;
+    const wanted = Math.min(GRAIN_TABLE_ENTRIES - at, Math.ceil(bytes / this.#grainBytes));
+    const step = sector > ZEROED_GRAIN ? this.#grainBytes / SECTOR : 0;
+    let count = 1;
+    while (count < wanted && entries[at + count] === sector + count * step) count++;
+    return count;
+  }
+
+  /** A write to a grain that is there already. */
+  #inPlace(table: GrainTable, offset: number, length: number): GrainPlacement {
+    const extent = this.#extentAt(table, offset, length, undefined, true);
+    if (extent.kind !== 'data') throw new TypeError('a mapped grain is data');
+    return {
+      part: this,
+      storage: extent.storage,
+      guestOffset: offset,
+      length: extent.length,
+      hostOffset: extent.hostOffset,
+      head: 0,
+      tail: 0,
+      fresh: false,
+      firstGrain: this.#grainAt(offset),
+      grainCount: 0,
+      sector: undefined,
+    };
+  }
+
+  #placeNew(table: GrainTable, grain: number, offset: number, length: number): GrainPlacement {
+    const grainBytes = this.#grainBytes;
+    const start = this.start + grain * grainBytes;
+    const at = grain % GRAIN_TABLE_ENTRIES;
+    const wanted = Math.min(GRAIN_TABLE_ENTRIES - at, Math.ceil((offset + length - start) / grainBytes));
+    let free = 1;
+    while (free < wanted && table.entries[at + free]! <= ZEROED_GRAIN) free++;
+    const { sector, count, fresh } = this.grains.take(free);
+    const end = Math.min(this.start + this.size, start + count * grainBytes);
+    const covered = Math.min(length, end - offset);
+    return {
+      part: this,
+      storage: this.storage,
+      guestOffset: offset,
+      length: covered,
+      hostOffset: sector * SECTOR + offset - start,
+      head: offset - start,
+      tail: end - offset - covered,
+      fresh,
+      firstGrain: grain,
+      grainCount: count,
+      sector,
+    };
   }
 }
 
-/** The descriptor's text in the room it has. Throws `ERR_UNSUPPORTED` when it does not fit. */
-function padded(file: string, descriptor: Descriptor, length: number): Uint8Array {
-  const text = descriptor.encode();
-  if (text.length > length)
-    throw unsupported(file, 'descriptor', `${text.length} bytes do not fit ${length}`);
-  const bytes = new Uint8Array(length);
-  bytes.set(text);
+/** The first sector of a file: what it is, and perhaps its header. */
+export async function readHead(storage: Storage): Promise<Uint8Array> {
+  const bytes = new Uint8Array(SECTOR);
+  await storage.read(0, bytes, 'header');
   return bytes;
 }
 
-async function readHeader(file: string, storage: Storage, readOnly: boolean): Promise<SparseHeader> {
-  const bytes = new Uint8Array(SECTOR);
-  await storage.read(0, bytes, 'header');
+/** The header of a sparse extent. Throws `ERR_CORRUPT` and `ERR_UNSUPPORTED`. */
+export function headerIn(file: string, storage: Storage, bytes: Uint8Array, readOnly: boolean): SparseHeader {
   switch (signatureOf(bytes)) {
+    case 'descriptor':
     case 'other':
-      throw corrupt(file, 'header.magicNumber', 'not a VMDK file');
+      throw corrupt(file, 'header.magicNumber', 'not a sparse extent of VMDK');
     case 'cowd':
       throw unsupported(file, 'createType', 'vmfsSparse (a COWD extent)', { value: 'vmfsSparse' });
-    case 'descriptor':
-      throw await unsupportedDescriptorFile(file, storage);
     case 'sparse':
   }
   if (storage.size() < SECTOR) throw corrupt(file, 'header', 'file ends inside the header');
@@ -371,39 +312,6 @@ async function readHeader(file: string, storage: Storage, readOnly: boolean): Pr
     throw unsupported(file, 'header.version', '3 can only be opened read-only', { value: 3 });
   }
   return header;
-}
-
-async function unsupportedDescriptorFile(file: string, storage: Storage): Promise<Error> {
-  const bytes = new Uint8Array(Math.min(storage.size(), 64 * 1024));
-  await storage.read(0, bytes, 'header');
-  return unsupportedType(file, Descriptor.parse(bytes).get('createType') ?? 'missing');
-}
-
-function unsupportedType(file: string, createType: string): Error {
-  const problem = `${createType} disks are not supported, only monolithicSparse ones`;
-  return unsupported(file, 'descriptor.createType', problem, { value: createType });
-}
-
-async function readDescriptor(file: string, storage: Storage, header: SparseHeader): Promise<Descriptor> {
-  const bytes = new Uint8Array(header.descriptorBytes);
-  await storage.read(header.descriptorOffset, bytes, 'header');
-  const descriptor = Descriptor.parse(bytes);
-  const createType = descriptor.get('createType');
-  if (createType === undefined) throw corrupt(file, 'descriptor.createType', 'is missing');
-  if (createType !== 'monolithicSparse') throw unsupportedType(file, createType);
-  if (header.streamOptimized) {
-    throw unsupported(file, 'header.flags', 'compressed grains or markers are not supported');
-  }
-  const { extents } = descriptor;
-  if (extents.length !== 1 || extents[0]?.type !== 'SPARSE') {
-    throw unsupported(file, 'descriptor.extent', `${extents.length} extents, where one SPARSE is expected`);
-  }
-  descriptor.cid(file, 'CID');
-  const parentCid = descriptor.cid(file, 'parentCID');
-  if (parentCid !== NO_PARENT && descriptor.get('parentFileNameHint') === undefined) {
-    throw corrupt(file, 'descriptor.parentFileNameHint', 'is missing, though there is a parentCID');
-  }
-  return descriptor;
 }
 
 /** A directory, validated. The header's check has made sure that it lies inside the file. */

@@ -14,28 +14,18 @@ import {
   type ImageStats,
   type OpenContext,
   type Placement,
+  type Storage,
   type StorageFolder,
   unsupported,
 } from '@cowlab/core';
+import type { ChainFile } from './chain-file.ts';
 import { checkChain } from './check.ts';
 import { NO_PARENT } from './descriptor.ts';
-import type { SparseExtent } from './extent.ts';
-import { GRAIN_TABLE_ENTRIES, SECTOR, ZEROED_GRAIN } from './layout.ts';
-import type { GrainTable } from './tables.ts';
+import type { PartPlacement } from './part.ts';
 
 /*
- * One image of a chain. What a grain table entry says of a grain:
- *
- *   entry     reads as                              a write
- *   0         the parent, or zeros without one      takes a new grain, filled from the old state
- *   1         zeros (only with the header's flag)   takes a new grain, filled with zeros
- *   sector    the grain there                       goes in place
- *
- * The first write after an open takes the way over `reserve` even when it goes in place, so that the CID can
- * change before it (extent.ts). `commit` changes tables in memory; what `flush` orders stands in tables.ts.
- *
- * There is no free map, so a mapped grain is never unmapped: making it zeros punches a hole into its place. A
- * grain without a place gets entry 1, or nothing at all where nothing is under it.
+ * One image of a chain: a file (with its extents), and what is below it. What the file says of its bytes is asked there
+ * (chain-file.ts, extent.ts); where it says nothing, the image below answers.
  */
 
 /** The image below another one, shared by all that stand on it (a disk and its opened snapshots). */
@@ -59,15 +49,8 @@ export class Link {
   }
 }
 
-interface GrainPlacement extends Placement {
-  readonly firstGrain: number;
-  readonly grainCount: number;
-  /** First sector of the new grains; undefined for a write in place. */
-  readonly sector: number | undefined;
-}
-
 export interface VmdkSnapshotOperations extends DriverSnapshots {
-  /** Files of the snapshots, and of their directory when there are any. */
+  /** Files of the snapshots and their extents, and of their directory when there are any. */
   files(): Promise<string[]>;
   /** Which file has which snapshot, in the order of creation. */
   places(): Promise<{ readonly id: string; readonly file: string }[]>;
@@ -87,32 +70,30 @@ export class VmdkImage implements DriverImage {
   readonly surroundings: Surroundings;
   readonly snapshots: VmdkSnapshotOperations;
   readonly size: number;
-  readonly unitBytes: number;
-  #extent: SparseExtent;
+  #own: ChainFile;
   #link: Link | undefined;
   readonly #onClose: (() => void) | undefined;
 
-  constructor(
-    surroundings: Surroundings,
-    extent: SparseExtent,
-    link: Link | undefined,
-    onClose?: () => void,
-  ) {
+  constructor(surroundings: Surroundings, own: ChainFile, link: Link | undefined, onClose?: () => void) {
     this.surroundings = surroundings;
-    this.#extent = extent;
+    this.#own = own;
     this.#link = link;
-    this.size = extent.header.size;
-    this.unitBytes = extent.header.grainBytes;
+    this.size = own.size;
     this.#onClose = onClose;
     this.snapshots = surroundings.snapshotsOf(this);
   }
 
   get file(): string {
-    return this.#extent.file;
+    return this.#own.file;
   }
 
-  get extent(): SparseExtent {
-    return this.#extent;
+  /** The disk's own file, without what is below it. */
+  get own(): ChainFile {
+    return this.#own;
+  }
+
+  get unitBytes(): number {
+    return this.#own.unitBytes;
   }
 
   get link(): Link | undefined {
@@ -126,48 +107,37 @@ export class VmdkImage implements DriverImage {
   }
 
   /** Goes on with another file and another parent; returns what was there before. */
-  replace(extent: SparseExtent, link: Link | undefined): { extent: SparseExtent; link: Link | undefined } {
-    const before = { extent: this.#extent, link: this.#link };
-    this.#extent = extent;
+  replace(own: ChainFile, link: Link | undefined): { own: ChainFile; link: Link | undefined } {
+    const before = { own: this.#own, link: this.#link };
+    this.#own = own;
     this.#link = link;
     return before;
   }
 
   map(offset: number, length: number): Awaitable<Extent> {
-    const grain = Math.floor(offset / this.unitBytes);
-    const table = this.#extent.tables.load(Math.floor(grain / GRAIN_TABLE_ENTRIES));
-    if (table instanceof Promise)
-      return table.then((loaded) => this.#extentAt(loaded, offset, length, grain));
-    return this.#extentAt(table, offset, length, grain);
+    return this.#own.map(offset, length, this.#link?.backing);
   }
 
   reserve(offset: number, length: number): Awaitable<Placement> {
-    const extent = this.#extent;
-    if (extent.cidIsNew && !extent.tables.crowded) return this.#reserve(offset, length);
-    return this.#prepare().then(() => this.#reserve(offset, length));
+    return this.#own.reserve(offset, length);
   }
 
   commit(placement: Placement): Awaitable<void> {
-    const { sector, firstGrain, grainCount } = placement as GrainPlacement;
-    if (sector === undefined) return;
-    return this.#extent.setGrains(firstGrain, sector, grainCount);
+    const placed = placement as PartPlacement;
+    return placed.part.commit(placed);
   }
 
   abort(placement: Placement): void {
-    const { sector, grainCount } = placement as GrainPlacement;
-    if (sector !== undefined) this.#extent.grains.giveBack(sector, grainCount);
+    const placed = placement as PartPlacement;
+    placed.part.abort(placed);
   }
 
-  async unmap(offset: number, length: number): Promise<void> {
-    const end = Math.ceil((offset + length) / this.unitBytes);
-    for (let grain = Math.floor(offset / this.unitBytes); grain < end; ) {
-      await this.#prepare();
-      grain += await this.#unmapRun(grain, end);
-    }
+  unmap(offset: number, length: number): Promise<void> {
+    return this.#own.unmap(offset, length, this.#link !== undefined);
   }
 
   flush(): Awaitable<void> {
-    return this.#extent.tables.flush();
+    return this.#own.flush();
   }
 
   /**
@@ -180,27 +150,30 @@ export class VmdkImage implements DriverImage {
       const problem = 'must be a VMDK image that is there: its content id is recorded';
       throw unsupported(this.file, 'backing file', problem);
     }
-    await this.#extent.tables.flush();
-    const cid = parent instanceof VmdkImage ? parent.extent.cid : NO_PARENT;
-    await this.#extent.relink(cid, reference?.file);
-    const before = this.replace(this.#extent, backing && new Link(backing)).link;
+    if (backing !== undefined && this.#own.grainBytes === undefined) {
+      throw unsupported(this.file, 'backing file', 'a flat disk has no grains that could be missing');
+    }
+    await this.#own.flush();
+    const cid = parent instanceof VmdkImage ? parent.own.cid : NO_PARENT;
+    await this.#own.relink(cid, reference?.file);
+    const before = this.replace(this.#own, backing && new Link(backing)).link;
     await before?.release();
   }
 
   empty(): Promise<void> {
-    return this.#extent.clear();
+    return this.#own.clear();
   }
 
   /**
    * The parent gets this file's CID, for it is about to get its content; then this file records that. In between it takes
-   * a parent of its own CID for its parent (extent.ts).
+   * a parent of its own CID for its parent (descriptor-room.ts).
    */
   async followBacking(parent: DriverImage): Promise<void> {
-    if (!(parent instanceof VmdkImage) || !this.#extent.acceptsParent(parent.extent.cid)) {
+    if (!(parent instanceof VmdkImage) || !this.#own.acceptsParent(parent.own.cid)) {
       const problem = 'the parent was changed after this child was made';
-      throw corrupt(this.file, 'descriptor.parentCID', problem, { value: this.#extent.parentCid });
+      throw corrupt(this.file, 'descriptor.parentCID', problem, { value: this.#own.parentCid });
     }
-    await this.#extent.lendCid(parent.extent);
+    await this.#own.lendCid(parent.own);
   }
 
   check(options: CheckOptions): Promise<CheckReport> {
@@ -208,24 +181,27 @@ export class VmdkImage implements DriverImage {
   }
 
   async info(): Promise<ImageInfo> {
-    const extent = this.#extent;
-    const hint = extent.parentHint;
+    const own = this.#own;
+    const hint = own.parentHint;
     const snapshots = await this.snapshots.files();
-    const { version, grainBytes, zeroedGrains } = extent.header;
+    const [extent] = own.sparseExtents;
     return {
       format: 'vmdk',
       size: this.size,
       unitBytes: this.unitBytes,
       ...(hint !== undefined && { backing: { file: hint, format: 'vmdk' } }),
-      files: [extent.file, ...snapshots],
+      files: [...own.files, ...snapshots],
       storageBytes: await this.#bytesOf(snapshots),
       details: {
-        'create type': 'monolithicSparse',
-        version,
-        'grain size': grainBytes,
-        'zeroed grains': zeroedGrains,
-        CID: extent.cid.toString(16).padStart(8, '0'),
-        'parent CID': extent.parentCid.toString(16).padStart(8, '0'),
+        'create type': own.createType,
+        extents: own.parts.length,
+        ...(extent && {
+          version: extent.header.version,
+          'grain size': extent.header.grainBytes,
+          'zeroed grains': extent.header.zeroedGrains,
+        }),
+        CID: own.cid.toString(16).padStart(8, '0'),
+        'parent CID': own.parentCid.toString(16).padStart(8, '0'),
         'chain length': this.chain().length,
       },
     };
@@ -234,134 +210,35 @@ export class VmdkImage implements DriverImage {
   stats(): ImageStats {
     const chain = this.chain();
     let residentMetadataBytes = 0;
-    for (const image of chain) residentMetadataBytes += image.#extent.tables.residentBytes;
+    for (const image of chain) residentMetadataBytes += image.#own.residentBytes;
     const foreign = chain.at(-1)?.link?.backing;
     if (foreign !== undefined) residentMetadataBytes += foreign.stats().residentMetadataBytes;
     return { residentMetadataBytes, links: chain.length - 1 + (foreign === undefined ? 0 : 1) };
   }
 
   async close(): Promise<void> {
-    const extent = this.#extent;
+    const own = this.#own;
     this.#onClose?.();
     try {
-      if (!extent.readOnly) {
-        await extent.tables.flush();
-        await extent.grains.trim();
+      if (!own.readOnly) {
+        await own.flush();
+        await own.trim();
       }
     } finally {
-      await extent.storage.close();
+      await own.close();
       await this.#link?.release();
     }
   }
 
-  /** The content's id is its own, and there is room for more dirty tables. */
-  async #prepare(): Promise<void> {
-    await this.#extent.changeCid();
-    if (this.#extent.tables.crowded) await this.#extent.tables.flush();
-  }
-
-  #extentAt(table: GrainTable, offset: number, length: number, grain: number): Extent {
-    const grainBytes = this.unitBytes;
-    const { entries } = table;
-    const at = grain % GRAIN_TABLE_ENTRIES;
-    const sector = entries[at]!;
-    const inside = offset - grain * grainBytes;
-    const covered =
-      inside + length <= grainBytes
-        ? length
-        : Math.min(length, this.#runLength(entries, at, inside + length) * grainBytes - inside);
-    if (sector > ZEROED_GRAIN) {
-      const extent = this.#extent;
-      const hostOffset = sector * SECTOR + inside;
-      return { kind: 'data', length: covered, storage: extent.storage, hostOffset, owned: extent.cidIsNew };
-    }
-    if (sector === 0 && this.#link !== undefined) {
-      return { kind: 'backing', length: covered, source: this.#link.backing, offset };
-    }
-    return { kind: 'zero', length: covered, allocated: sector === ZEROED_GRAIN };
-  }
-
-  /** Entries from `at` on that lie together or say the same, at most for so many bytes of the disk. */
-  #runLength(entries: Uint32Array, at: number, bytes: number): number {
-    const sector = entries[at]!;
-    const wanted = Math.min(GRAIN_TABLE_ENTRIES - at, Math.ceil(bytes / this.unitBytes));
-    const step = sector > ZEROED_GRAIN ? this.unitBytes / SECTOR : 0;
-    let count = 1;
-    while (count < wanted && entries[at + count] === sector + count * step) count++;
-    return count;
-  }
-
-  #reserve(offset: number, length: number): Awaitable<GrainPlacement> {
-    const grain = Math.floor(offset / this.unitBytes);
-    const index = Math.floor(grain / GRAIN_TABLE_ENTRIES);
-    const { tables } = this.#extent;
-    return tables.use(index, (table) => {
-      const sector = table.entries[grain % GRAIN_TABLE_ENTRIES]!;
-      if (sector > ZEROED_GRAIN) return this.#inPlace(table, offset, length);
-      tables.assertWritable(index);
-      return this.#placeNew(table, grain, offset, length);
-    });
-  }
-
-  /** A write to a grain that is there already. */
-  #inPlace(table: GrainTable, offset: number, length: number): GrainPlacement {
-    const grain = Math.floor(offset / this.unitBytes);
-    const extent = this.#extentAt(table, offset, length, grain);
-    if (extent.kind !== 'data') throw new TypeError('a mapped grain is data');
-    return {
-      storage: extent.storage,
-      guestOffset: offset,
-      length: extent.length,
-      hostOffset: extent.hostOffset,
-      head: 0,
-      tail: 0,
-      fresh: false,
-      firstGrain: grain,
-      grainCount: 0,
-      sector: undefined,
-    };
-  }
-
-  #placeNew(table: GrainTable, grain: number, offset: number, length: number): GrainPlacement {
-    const grainBytes = this.unitBytes;
-    const start = grain * grainBytes;
-    const at = grain % GRAIN_TABLE_ENTRIES;
-    const wanted = Math.min(GRAIN_TABLE_ENTRIES - at, Math.ceil((offset + length - start) / grainBytes));
-    let free = 1;
-    while (free < wanted && table.entries[at + free]! <= ZEROED_GRAIN) free++;
-    const { sector, count, fresh } = this.#extent.grains.take(free);
-    const end = Math.min(this.size, start + count * grainBytes);
-    const covered = Math.min(length, end - offset);
-    return {
-      storage: this.#extent.storage,
-      guestOffset: offset,
-      length: covered,
-      hostOffset: sector * SECTOR + offset - start,
-      head: offset - start,
-      tail: end - offset - covered,
-      fresh,
-      firstGrain: grain,
-      grainCount: count,
-      sector,
-    };
-  }
-
-  /** Zeros for grains of one kind from `grain` on, at most up to `end`; returns how many. */
-  async #unmapRun(grain: number, end: number): Promise<number> {
-    const start = grain * this.unitBytes;
-    const extent = await this.map(start, Math.min(end * this.unitBytes, this.size) - start);
-    const count = Math.ceil(extent.length / this.unitBytes);
-    if (extent.kind === 'data') await extent.storage.zero(extent.hostOffset, extent.length);
-    else if (extent.kind === 'backing') await this.#extent.zeroGrains(grain, count);
-    return count;
-  }
-
-  /** What the disk's file and the given ones take on their medium; a file that is gone takes nothing. */
+  /** What the disk's files and the given ones take on their medium; a file that is gone takes nothing. */
   async #bytesOf(files: readonly string[]): Promise<number> {
-    const open = new Map(this.chain().map((image) => [image.file, image.#extent.storage]));
+    const open = new Map<string, Storage>();
+    for (const { own } of this.chain()) {
+      for (const [index, name] of own.files.entries()) open.set(name, own.storages[index]!);
+    }
     const { folder } = this.surroundings;
-    let bytes = await allocatedBytes(this.#extent.storage);
-    for (const file of files) {
+    let bytes = 0;
+    for (const file of [...this.#own.files, ...files]) {
       const storage = open.get(file);
       if (storage !== undefined) bytes += await allocatedBytes(storage);
       else if (await folder.exists(file)) {

@@ -27,7 +27,12 @@ export const headerFields = {
     meaning: '8 … 2,048 in ours, 128 by default',
     valid: 'a power of two, 1 … 2^17 (64 MiB)',
   },
-  descriptorOffset: { at: 28, bytes: 8, meaning: '1 in ours', valid: '1 …, inside the file' },
+  descriptorOffset: {
+    at: 28,
+    bytes: 8,
+    meaning: '1 in ours; the room is empty where the descriptor is a file of its own',
+    valid: '1 …, inside the file; 0 where the descriptor is a file of its own',
+  },
   descriptorSize: { at: 36, bytes: 8, meaning: '20 in ours', valid: '1 … 2,048' },
   numGTEsPerGT: { at: 44, bytes: 4, meaning: 'entries of a grain table', valid: '512' },
   rgdOffset: {

@@ -29,6 +29,8 @@ export const GRAIN_TABLE_BYTES: number = GRAIN_TABLE_ENTRIES * 4;
 export const GRAIN_TABLE_SECTORS: number = GRAIN_TABLE_BYTES / SECTOR;
 /** A grain table entry that says "zeros", where the header allows it; 0 says "ask the parent". */
 export const ZEROED_GRAIN = 1;
+/** As VMware and QEMU make them. */
+export const DEFAULT_GRAIN_BYTES: number = 64 * 1024;
 export const MIN_GRAIN_BYTES = 4096;
 export const MAX_GRAIN_BYTES: number = 1024 * 1024;
 const DESCRIPTOR_SECTORS = 20;
@@ -47,7 +49,7 @@ const NEWLINES = [0x0a, 0x20, 0x0d, 0x0a];
 const DESCRIPTOR_SIGNATURE = '# disk descriptorfile';
 /** What an image may make a reader allocate; nothing sensible comes near. */
 const MAX_GRAIN_SECTORS: number = (64 * 1024 * 1024) / SECTOR;
-const MAX_DESCRIPTOR_BYTES: number = 1024 * 1024;
+export const MAX_DESCRIPTOR_BYTES: number = 1024 * 1024;
 const MAX_TABLES: number = 2 ** 23;
 
 /** The header of an extent, validated against its file. Offsets and sizes are in bytes. */
@@ -56,6 +58,7 @@ export interface SparseHeader {
   /** Guest bytes. */
   readonly size: number;
   readonly grainBytes: number;
+  /** Both 0 in an extent without a descriptor inside. */
   readonly descriptorOffset: number;
   readonly descriptorBytes: number;
   /** Entries of a grain directory. */
@@ -80,7 +83,10 @@ export function signatureOf(head: Uint8Array): 'sparse' | 'cowd' | 'descriptor' 
   return text.toLowerCase() === DESCRIPTOR_SIGNATURE ? 'descriptor' : 'other';
 }
 
-/** A new extent's header. `size` and `grainBytes` have been checked; throws `ERR_TOO_LARGE` past 2^32 sectors. */
+/**
+ * A new extent's header. `size` and `grainBytes` have been checked; throws `ERR_TOO_LARGE` where no table could be named,
+ * or they are more than an extent may have. That every grain finds a place is not said: past 2 TiB they do not.
+ */
 export function planExtent(
   file: string,
   size: number,
@@ -93,12 +99,9 @@ export function planExtent(
   const redundantDirectoryOffset = (1 + DESCRIPTOR_SECTORS) * SECTOR;
   const directoryOffset = redundantDirectoryOffset + copyBytes;
   const overheadBytes = roundUp(directoryOffset + copyBytes, grainBytes);
-  if ((overheadBytes + roundUp(size, grainBytes)) / SECTOR > MAX_SECTORS) {
-    throw new CowlabError('ERR_TOO_LARGE', `${file}: size: ${size} bytes do not fit 2^32 sectors`, {
-      file,
-      field: 'size',
-      value: size,
-    });
+  if (tableCount > MAX_TABLES || overheadBytes / SECTOR > MAX_SECTORS) {
+    const problem = `${size} bytes need more grain tables than an extent can have; larger grains need fewer`;
+    throw new CowlabError('ERR_TOO_LARGE', `${file}: size: ${problem}`, { file, field: 'size', value: size });
   }
   return {
     version: zeroedGrains ? 2 : 1,
@@ -170,8 +173,8 @@ export function decodeHeader(file: string, bytes: Uint8Array, fileBytes: number)
   const sectors = (field: keyof typeof fields): number =>
     sectorsAt(file, view, fields[field].at, `header.${field}`);
   const descriptorOffset = sectors('descriptorOffset');
-  const descriptorBytes = sectors('descriptorSize');
-  checkDescriptorPlace(file, descriptorOffset, descriptorBytes, fileBytes);
+  const descriptorBytes = descriptorOffset === 0 ? 0 : sectors('descriptorSize');
+  if (descriptorOffset !== 0) checkDescriptorPlace(file, descriptorOffset, descriptorBytes, fileBytes);
   // A stream-optimized extent keeps its directory elsewhere; only its descriptor is of interest here.
   const size = sectors('capacity');
   const grainBytes = checkGrain(file, sectors('grainSize'), size);
@@ -221,9 +224,6 @@ function sectorsAt(file: string, view: DataView, at: number, field: string): num
 }
 
 function checkDescriptorPlace(file: string, offset: number, length: number, fileBytes: number): void {
-  if (offset === 0) {
-    throw unsupported(file, 'header.descriptorOffset', 'extent without an embedded descriptor', { value: 0 });
-  }
   if (length === 0 || length > MAX_DESCRIPTOR_BYTES) {
     throw corrupt(file, 'header.descriptorSize', `${length} bytes are not from 512 to 1 MiB`, {
       value: length / SECTOR,

@@ -55,7 +55,7 @@ export function assertSameShape(link: SparseExtent, child: SparseExtent): void {
   }
 }
 
-export function grainCountOf({ header }: SparseExtent): number {
+function grainCountOf({ header }: SparseExtent): number {
   return Math.ceil(header.size / header.grainBytes);
 }
 
@@ -198,10 +198,11 @@ async function copyRun(from: SparseExtent, to: SparseExtent, run: Run): Promise<
     const bytes = new Uint8Array(taken.count * grainBytes);
     await from.storage.read(run.sector * SECTOR, bytes);
     await to.storage.write(taken.sector * SECTOR, bytes);
+    // The table may have to be read first.
+    await to.setGrains(run.firstGrain, taken.sector, taken.count);
   } catch (error) {
     to.grains.giveBack(taken.sector, taken.count);
     throw error;
   }
-  await to.setGrains(run.firstGrain, taken.sector, taken.count);
   return taken.count;
 }

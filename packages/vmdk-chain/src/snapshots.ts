@@ -8,12 +8,14 @@ import {
   type Storage,
   unsupported,
 } from '@cowlab/core';
-import { belowLock, childrenOf, linkOf, linksBelow, openBelow, sibling } from './chain.ts';
-import { type DeletionHost, takeOut } from './deletion.ts';
+import { belowLock, childrenOf, linkOf, linksBelow, openBelow } from './chain.ts';
+import { ChainFile, filesNamedBy, sibling } from './chain-file.ts';
+import { type DeletionHost, removeUnused, takeOut } from './deletion.ts';
 import { diffChains } from './diff.ts';
-import { SparseExtent } from './extent.ts';
 import { type Link, VmdkImage, type VmdkSnapshotOperations } from './image.ts';
-import { assertNotAborted, assertSameShape } from './merge.ts';
+import { assertNotAborted } from './merge.ts';
+import { assertSameDisk } from './merge-parts.ts';
+import { createMonolithic } from './new-disk.ts';
 import {
   copyDirectory,
   emptyDirectory,
@@ -93,7 +95,8 @@ export class VmdkSnapshots implements VmdkSnapshotOperations {
   async files(): Promise<string[]> {
     const { entries } = await this.#load();
     if (entries.length === 0) return [];
-    return [this.#directoryFile, ...entries.map((entry) => this.#fileOf(entry))];
+    const files = await Promise.all(entries.map((entry) => filesNamedBy(this.#folder, this.#fileOf(entry))));
+    return [this.#directoryFile, ...files.flat()];
   }
 
   async places(): Promise<{ readonly id: string; readonly file: string }[]> {
@@ -114,12 +117,12 @@ export class VmdkSnapshots implements VmdkSnapshotOperations {
     const entry = entryFor(directory, id);
     const file = this.#fileOf(entry);
     const listed = directory.entries.map((one) => this.#fileOf(one));
-    const children = await childrenOf(file, this.#image.chain(), listed, (at) => this.#openExtent(at));
+    const children = await childrenOf(file, this.#image.chain(), listed, (at) => this.#openFile(at));
     const host: DeletionHost = {
       image: this.#image,
       roots: () => this.#roots(),
-      openExtent: (at, readOnly) => this.#openExtent(at, readOnly),
-      openBelow: (extent) => this.#openBelow(extent, directory),
+      openFile: (at, readOnly) => this.#openFile(at, readOnly),
+      openBelow: (own) => this.#openBelow(own, directory),
       unlist: async () => {
         directory.entries.splice(directory.entries.indexOf(entry), 1);
         for (const other of directory.entries) if (other.parent === entry.uid) other.parent = entry.parent;
@@ -137,11 +140,13 @@ export class VmdkSnapshots implements VmdkSnapshotOperations {
     assertNotAborted(this.#image.file, options.signal);
     const link = await this.#linkTo(entry, directory);
     directory.current = entry.uid;
-    let child: SparseExtent;
+    let child: ChainFile;
     let publish: Publish;
+    let oldFiles: readonly string[];
     try {
-      const frozen = (link.backing.image as VmdkImage).extent;
-      assertSameShape(frozen, this.#image.extent);
+      oldFiles = await filesNamedBy(this.#folder, this.#image.file);
+      const frozen = (link.backing.image as VmdkImage).own;
+      assertSameDisk(frozen, this.#image.own);
       publish = await this.#prepare(directory);
       child = await this.#writeChild(frozen, entry.fileName);
       await this.#moveIntoPlace(child);
@@ -152,20 +157,21 @@ export class VmdkSnapshots implements VmdkSnapshotOperations {
     await this.#switchTo(child, link);
     await this.#folder.flush();
     await publish();
+    await removeUnused(this.#folder, this.#roots(), oldFiles.slice(1));
   }
 
   async open(id: string): Promise<DriverImage> {
     const directory = await this.#load();
-    const extent = await this.#openExtent(this.#fileOf(entryFor(directory, id)));
+    const own = await this.#openFile(this.#fileOf(entryFor(directory, id)));
     try {
-      const link = await this.#openBelow(extent, directory);
-      const image: VmdkImage = new VmdkImage(this.#image.surroundings, extent, link, () => {
+      const link = await this.#openBelow(own, directory);
+      const image: VmdkImage = new VmdkImage(this.#image.surroundings, own, link, () => {
         this.#opened.delete(image);
       });
       this.#opened.add(image);
       return image;
     } catch (error) {
-      await extent.storage.close();
+      await own.close();
       throw error;
     }
   }
@@ -230,16 +236,16 @@ export class VmdkSnapshots implements VmdkSnapshotOperations {
     return [this.#image, ...this.#opened];
   }
 
-  #openExtent(file: string, readOnly = true): Promise<SparseExtent> {
+  #openFile(file: string, readOnly = true): Promise<ChainFile> {
     const { surroundings } = this.#image;
     // The disk's own file is locked already; a merge changes no content, so it stands readers of a snapshot's.
     const lock = file === this.#image.file ? 'none' : belowLock(surroundings);
-    return SparseExtent.open(this.#folder, file, { readOnly, lock, cacheBytes: surroundings.cacheBytes });
+    return ChainFile.open(surroundings, file, { readOnly, lock, cacheBytes: surroundings.cacheBytes });
   }
 
-  #openBelow(extent: SparseExtent, directory: SnapshotDirectory): Promise<Link | undefined> {
+  #openBelow(child: ChainFile, directory: SnapshotDirectory): Promise<Link | undefined> {
     const own = new Set(directory.entries.map((entry) => this.#fileOf(entry)));
-    return openBelow(this.#image.surroundings, extent, linksBelow(this.#roots()), own);
+    return openBelow(this.#image.surroundings, child, linksBelow(this.#roots()), own);
   }
 
   /** A snapshot as something to stand on; shared when it is open already. */
@@ -247,11 +253,11 @@ export class VmdkSnapshots implements VmdkSnapshotOperations {
     const file = this.#fileOf(entry);
     const open = linksBelow(this.#roots()).get(file);
     if (open !== undefined) return open.share();
-    const extent = await this.#openExtent(file);
+    const own = await this.#openFile(file);
     try {
-      return linkOf(this.#image.surroundings, extent, await this.#openBelow(extent, directory));
+      return linkOf(this.#image.surroundings, own, await this.#openBelow(own, directory));
     } catch (error) {
-      await extent.storage.close();
+      await own.close();
       throw error;
     }
   }
@@ -333,14 +339,14 @@ export class VmdkSnapshots implements VmdkSnapshotOperations {
     createdAt: Date,
   ): Promise<{ entry: SnapshotEntry; publish: Publish }> {
     const image = this.#image;
-    const front = image.extent;
+    const front = image.own;
     await image.flush();
-    await front.grains.trim();
+    await front.trim();
     const fileName = await this.#linkFront(directory.lastUid + 1);
     const entry = this.#enter(directory, { fileName, displayName: name, createdAt });
     const file = sibling(image.file, fileName);
     const extentName = front.extentName ?? path.basename(image.file);
-    let child: SparseExtent;
+    let child: ChainFile;
     let publish: Publish;
     try {
       await front.rename(fileName);
@@ -355,7 +361,7 @@ export class VmdkSnapshots implements VmdkSnapshotOperations {
     }
     front.freeze(file);
     image.replace(child, linkOf(image.surroundings, front, image.link));
-    await front.storage.lock(belowLock(image.surroundings));
+    await front.lock(belowLock(image.surroundings));
     return { entry, publish };
   }
 
@@ -364,7 +370,7 @@ export class VmdkSnapshots implements VmdkSnapshotOperations {
     directory: SnapshotDirectory,
     about: Pick<SnapshotEntry, 'fileName' | 'displayName' | 'createdAt'>,
   ): SnapshotEntry {
-    const { parentHint } = this.#image.extent;
+    const { parentHint } = this.#image.own;
     const uid = directory.lastUid + 1;
     const parent = directory.entries.find(({ fileName }) => fileName === parentHint)?.uid;
     const others = new Map([
@@ -392,14 +398,13 @@ export class VmdkSnapshots implements VmdkSnapshotOperations {
   }
 
   /** An empty child of `parent`, durable, under a temporary name. */
-  async #writeChild(parent: SparseExtent, hint: string): Promise<SparseExtent> {
+  async #writeChild(parent: ChainFile, hint: string): Promise<ChainFile> {
     const { file, surroundings } = this.#image;
     const temporary = `${file}.new`;
     const storage = await this.#createAnew(temporary);
     const fields = {
-      size: parent.header.size,
-      grainBytes: parent.header.grainBytes,
-      zeroedGrains: parent.header.zeroedGrains,
+      size: parent.size,
+      ...parent.childGrains,
       adapterType: parent.adapterType,
       extentName: path.basename(file),
       parent: { hint, cid: parent.cid },
@@ -407,7 +412,8 @@ export class VmdkSnapshots implements VmdkSnapshotOperations {
     try {
       // The disk's lock goes along before the disk's name does.
       await storage.lock(surroundings.context.lock);
-      return await SparseExtent.create(temporary, storage, fields, surroundings.cacheBytes);
+      await createMonolithic(temporary, storage, fields);
+      return await ChainFile.openNew(temporary, storage, surroundings.cacheBytes);
     } catch (error) {
       await storage.close();
       await this.#quietly(() => this.#folder.remove(temporary));
@@ -415,14 +421,14 @@ export class VmdkSnapshots implements VmdkSnapshotOperations {
     }
   }
 
-  async #moveIntoPlace(child: SparseExtent): Promise<void> {
+  async #moveIntoPlace(child: ChainFile): Promise<void> {
     const temporary = child.file;
     try {
       // The old file's second name must not be lost while the first one goes.
       await this.#folder.flush();
       await this.#folder.rename(temporary, this.#image.file);
     } catch (error) {
-      await child.storage.close();
+      await child.close();
       await this.#quietly(() => this.#folder.remove(temporary));
       throw error;
     }
@@ -438,10 +444,13 @@ export class VmdkSnapshots implements VmdkSnapshotOperations {
     }
   }
 
-  /** Goes on with `extent` on `link`; closes what was there before. */
-  async #switchTo(extent: SparseExtent, link: Link | undefined): Promise<void> {
-    const before = this.#image.replace(extent, link);
-    await before.extent.storage.close();
-    await before.link?.release();
+  /** Goes on with `own` on `link`; closes what was there before. */
+  async #switchTo(own: ChainFile, link: Link | undefined): Promise<void> {
+    const before = this.#image.replace(own, link);
+    try {
+      await before.own.close();
+    } finally {
+      await before.link?.release();
+    }
   }
 }

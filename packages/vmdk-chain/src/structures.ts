@@ -12,6 +12,7 @@ export function vmdkStructures(file: string, bytes: Uint8Array): FoundStructure[
     found.push({ kind, file, offset, bytes: length, fields: {}, littleEndian: true, isText: true });
   };
   if (file.endsWith('.vmsd')) addText('snapshot directory', 0, bytes.length);
+  if (signatureOf(bytes) === 'descriptor') addText('descriptor', 0, bytes.length);
   if (signatureOf(bytes) !== 'sparse') return found;
   const view = viewOf(bytes);
   const sectors = (name: keyof typeof headerFields): number => readU64LE(view, headerFields[name].at);
@@ -19,7 +20,8 @@ export function vmdkStructures(file: string, bytes: Uint8Array): FoundStructure[
   const textAt = sectors('descriptorOffset') * SECTOR;
   const room = bytes.subarray(textAt, textAt + sectors('descriptorSize') * SECTOR);
   const end = room.indexOf(0);
-  addText('descriptor', textAt, end === -1 ? room.length : end);
+  // Extents that a descriptor of its own file names have an empty room.
+  if (end !== 0) addText('descriptor', textAt, end === -1 ? room.length : end);
   const count = Math.ceil(sectors('capacity') / (sectors('grainSize') * GRAIN_TABLE_ENTRIES));
   const directories = [
     ['', 'gdOffset'],

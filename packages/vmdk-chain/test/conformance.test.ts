@@ -1,11 +1,5 @@
 import { conformance } from '@cowlab/conformance';
 import { vmdk } from '@cowlab/vmdk-chain';
+import { judge } from './judge.ts';
 
-conformance({
-  driver: vmdk,
-  options: { grain_size: 4096 },
-  judge: {
-    format: 'vmdk',
-    snapshotFile: (file, { id }) => `${file}-${id.padStart(6, '0')}.vmdk`,
-  },
-});
+conformance({ driver: vmdk, options: { grain_size: 4096 }, judge });

@@ -24,7 +24,7 @@ describe('a new extent', () => {
     ['one table, full', 512 * MIN_GRAIN_BYTES, MIN_GRAIN_BYTES],
     ['one sector more than a table', 512 * MIN_GRAIN_BYTES + SECTOR, MIN_GRAIN_BYTES],
     ['the largest grain', 10 * GIB, MAX_GRAIN_BYTES],
-    ['the largest disk', MAX_SECTORS * SECTOR - GIB, 64 * 1024],
+    ['more than its grains can fill', MAX_SECTORS * SECTOR + GIB, 64 * 1024],
   ])('of %s reads back as it was planned', (_, size, grainBytes) => {
     for (const zeroedGrains of [true, false]) {
       const header = planExtent(FILE, size, grainBytes, zeroedGrains);
@@ -33,8 +33,10 @@ describe('a new extent', () => {
     }
   });
 
-  it('past 2^32 sectors is refused before anything is written', () => {
-    expect(() => planExtent(FILE, MAX_SECTORS * SECTOR, 64 * 1024, true)).toThrow(
+  it('may be larger than its grains can fill, but not than its tables can be named', () => {
+    const tableBytes = 512 * MIN_GRAIN_BYTES;
+    expect(planExtent(FILE, 2 ** 23 * tableBytes, MIN_GRAIN_BYTES, true).tableCount).toBe(2 ** 23);
+    expect(() => planExtent(FILE, 2 ** 23 * tableBytes + SECTOR, MIN_GRAIN_BYTES, true)).toThrow(
       expect.objectContaining({ code: 'ERR_TOO_LARGE', data: expect.objectContaining({ field: 'size' }) }),
     );
   });

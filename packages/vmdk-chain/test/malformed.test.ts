@@ -124,7 +124,12 @@ const damages: [string, Damage, string, string][] = [
     'header.capacity',
   ],
   ['no createType', text(/createType=.*\n/, ''), 'ERR_CORRUPT', 'descriptor.createType'],
-  ['a flat disk', text('monolithicSparse', 'monolithicFlat'), 'ERR_UNSUPPORTED', 'descriptor.createType'],
+  [
+    'a flat disk inside a sparse one',
+    text('monolithicSparse', 'monolithicFlat'),
+    'ERR_UNSUPPORTED',
+    'descriptor.createType',
+  ],
   ['two extents', text(/(RW .*\n)/, '$1$1'), 'ERR_UNSUPPORTED', 'descriptor.extent'],
   ['no CID', text(/\nCID=.*\n/, '\n'), 'ERR_CORRUPT', 'descriptor.CID'],
   ['a CID of letters', text(/\nCID=.*\n/, '\nCID=hello\n'), 'ERR_CORRUPT', 'descriptor.CID'],

@@ -227,14 +227,11 @@ describe.skipIf(missing)('we read what QEMU writes', () => {
     });
   });
 
-  it.each(['monolithicFlat', 'twoGbMaxExtentSparse', 'twoGbMaxExtentFlat', 'streamOptimized'])(
-    'but not %s, which is named in the error',
-    async (subformat) => {
-      await qemuImg('create', '-f', 'vmdk', '-o', `subformat=${subformat}`, 'other.vmdk', '40M');
-      await expect(open('other.vmdk')).rejects.toMatchObject({
-        code: 'ERR_UNSUPPORTED',
-        data: { file: 'other.vmdk', field: 'descriptor.createType', value: subformat },
-      });
-    },
-  );
+  it('but not streamOptimized, which is named in the error', async () => {
+    await qemuImg('create', '-f', 'vmdk', '-o', 'subformat=streamOptimized', 'other.vmdk', '40M');
+    await expect(open('other.vmdk')).rejects.toMatchObject({
+      code: 'ERR_UNSUPPORTED',
+      data: { file: 'other.vmdk', field: 'descriptor.createType', value: 'streamOptimized' },
+    });
+  });
 });

@@ -26,7 +26,7 @@ describe('a line', () => {
     const spaces = ' '.repeat(1024 * 1024);
     const descriptor = parse(`a${spaces}b\nkey=${spaces}b\nRW 1 SPARSE${spaces}x\nCID=1\n`);
     expect(descriptor.get('CID')).toBe('1');
-    expect(descriptor.extents).toEqual([]);
+    expect(() => descriptor.extents('f')).toThrow('line 3');
   });
 });
 
@@ -34,10 +34,11 @@ describe('a descriptor', () => {
   const fields = {
     cid: 0xabc,
     parentCid: NO_PARENT,
-    extentName: 'disk.vmdk',
+    createType: 'monolithicSparse',
+    extents: [{ access: 'RW', sectors: 1024, type: 'SPARSE', fileName: 'disk.vmdk' }],
     size: 1024 * SECTOR,
     adapterType: 'ide',
-  };
+  } as const;
 
   it('reads back what was put into it', () => {
     const made = Descriptor.create({ ...fields, parentCid: 7, parentHint: 'väter/a#b=.vmdk' });
@@ -45,7 +46,7 @@ describe('a descriptor', () => {
     expect(read.cid('f', 'CID')).toBe(0xabc);
     expect(read.cid('f', 'parentCID')).toBe(7);
     expect(read.get('PARENTFILENAMEHINT')).toBe('väter/a#b=.vmdk');
-    expect(read.extents).toEqual([{ sectors: 1024, type: 'SPARSE', fileName: 'disk.vmdk' }]);
+    expect(read.extents('f')).toEqual(fields.extents);
   });
 
   it('that is not UTF-8 keeps its bytes', () => {
@@ -68,8 +69,9 @@ describe('a descriptor', () => {
     expect(textOf(descriptor)).toBe(alone);
   });
 
-  it.each(['a"b.vmdk', 'a\nb.vmdk'])('takes no name that would break its line: %j', (extentName) => {
-    expect(() => Descriptor.create({ ...fields, extentName })).toThrow(
+  it.each(['a"b.vmdk', 'a\nb.vmdk'])('takes no name that would break its line: %j', (fileName) => {
+    const extents = [{ ...fields.extents[0], fileName }];
+    expect(() => Descriptor.create({ ...fields, extents })).toThrow(
       expect.objectContaining({ code: 'ERR_INVALID_OPTION' }),
     );
   });

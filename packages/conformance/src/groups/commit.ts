@@ -3,7 +3,7 @@ import { type Capabilities, commitDisk, type CommitOptions, type CommitReport } 
 import { assertCoded, assertSameBytes, failsWith, failureOf } from '../expect.ts';
 import { FaultFolder } from '../fault-folder.ts';
 import { type Lab, mainFile } from '../lab.ts';
-import { baseFile, overlay } from '../overlay.ts';
+import { baseFile, makeBase, overlay } from '../overlay.ts';
 import { hasSnapshots, type Scenario, type ScenarioGroup } from '../subject.ts';
 import { contentsOf, type Twin } from '../twin.ts';
 
@@ -125,15 +125,17 @@ const plain: readonly Scenario[] = [
   {
     name: 'a commit past images between leaves the image whole, and names what is between',
     async run(lab) {
-      const base = await overlay(lab, 8, lab.capabilities.resize === 'none' ? 8 : 6);
-      await base.disk.close();
-      lab.release(base);
-      await lab.folder.rename(mainFile, middleFile);
       const format = lab.driver.name;
-      const renamed = await lab.open({ file: middleFile });
-      await renamed.write(5 * lab.stride, new Uint8Array(lab.stride).fill(5));
-      const initial = await contentsOf(renamed);
-      await renamed.close();
+      const middle = await lab.twin({
+        file: middleFile,
+        strides: 8,
+        backing: { file: baseFile, format },
+        initial: await makeBase(lab, lab.capabilities.resize === 'none' ? 8 : 6),
+      });
+      await middle.disk.write(5 * lab.stride, new Uint8Array(lab.stride).fill(5));
+      const initial = await contentsOf(middle.disk);
+      await middle.disk.close();
+      lab.release(middle);
       const twin = await lab.twin({ strides: 8, backing: { file: middleFile, format }, initial });
       await touch(lab, twin);
       await twin.disk.close();
