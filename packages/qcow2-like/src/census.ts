@@ -42,6 +42,7 @@ export interface Problem {
 export interface Census {
   readonly references: References;
   readonly problems: readonly Problem[];
+  readonly tablesInPlace: readonly TableInPlace[];
   /** L2 tables with bitmaps of subclusters that are wrong, and can be mended. */
   readonly mendable: readonly TableAt[];
   /** Guest bytes with a cluster of their own in the active state. */
@@ -49,6 +50,7 @@ export interface Census {
 }
 
 export const maxProblems: number = 1000;
+export const liesOnAnother = 'lies on another structure';
 const activeL1 = 'L1 table';
 /** What an extended L2 entry says of subclusters; what it says is wrong, but no pointer is. */
 export const subclusterBitmap = 'subcluster bitmap';
@@ -73,7 +75,7 @@ export async function takeCensus(
 }
 
 /** A table that is changed where it is, so that nothing else may lie there. */
-interface TableInPlace {
+export interface TableInPlace {
   readonly structure: string;
   readonly offset: number;
   readonly bytes: number;
@@ -90,7 +92,7 @@ class Counting implements Census {
   allocatedBytes = 0;
   readonly #file: ImageFile;
   #tables: TableUses = new Map();
-  readonly #tablesInPlace: TableInPlace[] = [];
+  readonly tablesInPlace: TableInPlace[] = [];
 
   constructor(file: ImageFile) {
     this.#file = file;
@@ -116,7 +118,7 @@ class Counting implements Census {
     const { header, geometry } = this.#file;
     const { refcountTableOffset: offset, refcountTableClusters: clusters } = header;
     this.references.add(offset / geometry.clusterBytes, clusters);
-    this.#tablesInPlace.push({
+    this.tablesInPlace.push({
       structure: 'refcount table',
       offset,
       bytes: clusters * geometry.clusterBytes,
@@ -129,7 +131,7 @@ class Counting implements Census {
       if (hi === 0 && lo === 0) continue;
       const block = hi * 2 ** 32 + lo;
       if (this.#structure('refcount block', block, geometry.clusterBytes))
-        this.#tablesInPlace.push({
+        this.tablesInPlace.push({
           structure: 'refcount block',
           offset: block,
           bytes: geometry.clusterBytes,
@@ -145,7 +147,7 @@ class Counting implements Census {
     if (place.entryCount === 0) return;
     if (!this.#structure(structure, place.offset, place.entryCount * 8)) return;
     if (structure === activeL1)
-      this.#tablesInPlace.push({ structure, offset: place.offset, bytes: place.entryCount * 8, uses: 1 });
+      this.tablesInPlace.push({ structure, offset: place.offset, bytes: place.entryCount * 8, uses: 1 });
     const l1 = viewOf(await readL1(this.#file, place, 'l1_table_offset'));
     const { clusterBytes } = this.#file.geometry;
     for (let l1Index = 0; l1Index < place.entryCount; l1Index += 1) {
@@ -172,7 +174,7 @@ class Counting implements Census {
       const inActive = active.get(at.hostOffset)?.times ?? 0;
       const times = inActive + (shared.get(at.hostOffset)?.times ?? 0);
       const { clusterBytes: bytes } = this.#file.geometry;
-      this.#tablesInPlace.push({ structure: 'L2 table', offset: at.hostOffset, bytes, uses: times });
+      this.tablesInPlace.push({ structure: 'L2 table', offset: at.hostOffset, bytes, uses: times });
       const clusters = this.#countEntries(view, times, inActive > 0);
       if (this.#file.header.extendedL2) this.#checkBitmaps(at, view);
       this.allocatedBytes += inActive * clusters * this.#file.geometry.clusterBytes;
@@ -244,11 +246,11 @@ class Counting implements Census {
   /** Tables that are changed where they are, on clusters that something else refers to as well. */
   findOverlaps(): void {
     const { clusterBytes } = this.#file.geometry;
-    for (const { structure, offset, bytes, uses } of this.#tablesInPlace) {
+    for (const { structure, offset, bytes, uses } of this.tablesInPlace) {
       const end = Math.ceil((offset + bytes) / clusterBytes);
       let cluster = offset / clusterBytes;
       while (cluster < end && this.references.get(cluster) <= uses) cluster += 1;
-      if (cluster < end) this.#problem(structure, 'lies on another structure', offset);
+      if (cluster < end) this.#problem(structure, liesOnAnother, offset);
     }
   }
 

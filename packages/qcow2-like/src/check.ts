@@ -1,5 +1,12 @@
 import { type CheckOptions, type CheckReport, corrupt, type Finding, viewOf } from '@cowlab/core';
-import { type Census, maxProblems, type Problem, subclusterBitmap, takeCensus } from './census.ts';
+import {
+  type Census,
+  liesOnAnother,
+  maxProblems,
+  type Problem,
+  subclusterBitmap,
+  takeCensus,
+} from './census.ts';
 import { compressedFlag, copiedFlag, hostOffsetOf, zeroFlag } from './entries.ts';
 import type { ImageParts } from './image.ts';
 import type { ImageFile } from './image-file.ts';
@@ -8,6 +15,7 @@ import type { Metadata } from './metadata.ts';
 import { rebuildRefcounts } from './rebuild.ts';
 import type { References } from './references.ts';
 import { Refcounts } from './refcounts.ts';
+import { separateData } from './separate.ts';
 import { bitmapProblem, extendedEntryBytes, isMendable, mendBitmap } from './subclusters.ts';
 import { type TableAt, walkTables } from './walk.ts';
 
@@ -22,6 +30,7 @@ import { type TableAt, walkTables } from './walk.ts';
  *   COPIED missing                       leak: one needless copy, and its old place (QEMU calls it an error)
  *   refcount block where nothing can be, or where something else is (the table, too)
  *                                        corruption; all counts are written anew
+ *   guest cluster on a table             corruption; it gets a place of its own (separate.ts)
  *   other pointer where nothing can be   corruption that nothing here can mend: it is reported, and stays
  *   bitmap of subclusters that says      corruption; where it can only mean one thing it is mended, else it stays, and
  *   what cannot be                       hinders no other repair
@@ -70,8 +79,10 @@ interface WrongCount {
  */
 export async function checkImage(parts: ImageParts, options: CheckOptions): Promise<CheckReport> {
   const { file, metadata } = parts;
-  const census = await takeCensus(file, metadata?.snapshots ?? parts.snapshots, options);
   const report = new Report(file.name);
+  let census = await takeCensus(file, metadata?.snapshots ?? parts.snapshots, options);
+  if (metadata !== undefined && options.repair === 'all' && (await separate(metadata, census, report)))
+    census = await takeCensus(file, metadata.snapshots, options);
   const lost = census.problems.filter(leadsNowhere);
   const isLost = lost.length > 0;
   const isKnown = census.problems.length < maxProblems;
@@ -117,6 +128,15 @@ export async function checkImage(parts: ImageParts, options: CheckOptions): Prom
     allocatedBytes: census.allocatedBytes,
     imageEndBytes: census.references.end * file.geometry.clusterBytes,
   };
+}
+
+/** Gives guest clusters that lie on metadata a place of their own, where nothing else is in the way of a repair. */
+async function separate(metadata: Metadata, census: Census, report: Report): Promise<boolean> {
+  const overlaps = census.problems.filter(({ message }) => message === liesOnAnother);
+  const others = census.problems.filter((problem) => leadsNowhere(problem) && !overlaps.includes(problem));
+  if (overlaps.length === 0 || others.length > 0 || !(await separateData(metadata, census))) return false;
+  for (const problem of overlaps) report.add({ severity: 'corruption', repaired: true, ...problem });
+  return true;
 }
 
 /** Counts how often each cluster is referred to. Throws `ERR_CORRUPT` when a pointer leads nowhere. */

@@ -231,6 +231,9 @@ export class Qcow2Image implements DriverImage {
     const { metadata, backing } = this.#parts;
     if (metadata === undefined) throw this.#readOnly();
     const parts = { image: this, metadata, backing: backing.current, writes: this.#writable() };
+    // Afterwards nothing may be written any more.
+    await this.#watched(() => metadata.sync());
+    await this.#watched(() => metadata.file.bitmaps?.store());
     await this.#watched(() => amendImage(parts, values, options));
   }
 

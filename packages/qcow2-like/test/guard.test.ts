@@ -350,6 +350,55 @@ describe('an image with the corrupt bit', () => {
     await again.close();
   });
 
+  it.each<[string, OptionValues]>([
+    ['active L1 table', {}],
+    ['active L2 table', {}],
+    ['refcount block', {}],
+    ['refcount table', {}],
+    ['snapshot table', {}],
+    ['L1 table of a snapshot', {}],
+    ['L2 table of a snapshot', {}],
+    ['active L1 table', { extended_l2: true, cluster_size: 16 * KIB }],
+    ['active L1 table', { compat: '0.10' }],
+  ])(
+    'because a guest cluster lies on the %s (%j) loses it by a repair of all',
+    async (structure, options) => {
+      const { folder, bytes } = await image(options);
+      const target = structuresIn(bytes)[structure] as number;
+      const step = options['extended_l2'] === true ? 16 : 8;
+      const clusterBytes = Number(options['cluster_size'] ?? CLUSTER);
+      bytes.writeBigUInt64BE((1n << 63n) | BigInt(target), placesIn(bytes).l2 + step);
+      if (options['compat'] !== '0.10') bytes.writeUInt8(bytes.readUInt8(FEATURES_AT) | 2, FEATURES_AT);
+      await put(folder, bytes);
+      const reader = await open(folder, true);
+      const before = await bytesOf(reader);
+      await reader.close();
+      const disk = await openForRepair(folder);
+      expect(await disk.check({ repair: 'all' })).toMatchObject({ corruptions: 0, leaks: 0 });
+      expect((await bytesOf(disk)).equals(before)).toBe(true);
+      await disk.write(clusterBytes, bufferOf(clusterBytes, 7));
+      await disk.snapshots.create('two');
+      await disk.snapshots.delete('one');
+      await disk.close();
+      const again = await open(folder);
+      bufferOf(clusterBytes, 7).copy(before, clusterBytes);
+      expect((await bytesOf(again)).equals(before)).toBe(true);
+      expect(await again.check()).toMatchObject({ corruptions: 0, leaks: 0 });
+      await again.close();
+    },
+  );
+
+  it('because two tables lie on each other keeps it, and nothing is changed', async () => {
+    const { folder, bytes } = await marked((whole) => {
+      const { l1, refcountBlock } = placesIn(whole);
+      whole.writeBigUInt64BE((1n << 63n) | BigInt(refcountBlock), l1 + 8);
+    });
+    const disk = await openForRepair(folder);
+    expect((await disk.check({ repair: 'all' })).corruptions).toBeGreaterThan(0);
+    await disk.close();
+    expect((await bytesIn(folder)).equals(bytes)).toBe(true);
+  });
+
   it.each([undefined, 'leaks'] as const)('keeps it through a check with repair %s', async (repair) => {
     const { folder, bytes } = await marked();
     const disk = await openForRepair(folder);
@@ -409,18 +458,34 @@ describe.skipIf(qemuIsMissing)('QEMU and the corrupt bit', () => {
     await qemu.img('check', 'disk.qcow2');
   });
 
-  it('one that it sets keeps us from writing, and we clear it when we have repaired the image', async () => {
-    await damaged();
-    await expect(qemu.io('disk.qcow2', 'write 7M 4k')).rejects.toThrow(/corrupt|Input/);
-    expect(await isCorrupt()).toBe(true);
-    const before = await readFile(qemu.path('disk.qcow2'));
-    await expect(openDisk(qemu.path('disk.qcow2'), { drivers: [qcow2] })).rejects.toMatchObject(refused);
-    expect((await readFile(qemu.path('disk.qcow2'))).equals(before)).toBe(true);
-    const disk = await openDisk(qemu.path('disk.qcow2'), { drivers: [qcow2], forRepair: true });
-    expect(await disk.check({ repair: 'all' })).toMatchObject({ corruptions: 0, leaks: 0 });
-    const bytes = await bytesOf(disk);
-    await disk.close();
-    expect(await isCorrupt()).toBe(false);
-    await qemu.assertSees('disk.qcow2', bytes);
-  });
+  const sights: [string, () => Promise<void>, string][] = [
+    ['an allocation', damaged, 'write 7M 4k'],
+    [
+      'a write in place',
+      async () => {
+        const { bytes } = await image();
+        aim(bytes, placesIn(bytes).l1);
+        await writeFile(qemu.path('disk.qcow2'), bytes);
+      },
+      `write ${VICTIM} 4k`,
+    ],
+  ];
+  it.each(sights)(
+    'one that it sets in %s keeps us from writing, and goes with our repair',
+    async (...args) => {
+      const [, damage, command] = args;
+      await damage();
+      await expect(qemu.io('disk.qcow2', command)).rejects.toThrow(/corrupt|Input/);
+      expect(await isCorrupt()).toBe(true);
+      const before = await readFile(qemu.path('disk.qcow2'));
+      await expect(openDisk(qemu.path('disk.qcow2'), { drivers: [qcow2] })).rejects.toMatchObject(refused);
+      expect((await readFile(qemu.path('disk.qcow2'))).equals(before)).toBe(true);
+      const disk = await openDisk(qemu.path('disk.qcow2'), { drivers: [qcow2], forRepair: true });
+      expect(await disk.check({ repair: 'all' })).toMatchObject({ corruptions: 0, leaks: 0 });
+      const bytes = await bytesOf(disk);
+      await disk.close();
+      expect(await isCorrupt()).toBe(false);
+      await qemu.assertSees('disk.qcow2', bytes);
+    },
+  );
 });
