@@ -50,6 +50,8 @@ export class GrainTables {
   readonly #storage: Storage;
   readonly #header: SparseHeader;
   readonly #slots: (GrainTable | undefined)[];
+  /** As many as the cache has room for. A disk with fewer tables writes none before it is flushed. */
+  readonly #mostDirty: number;
   readonly #dirty = new Map<number, GrainTable>();
   readonly #writing = new Map<number, GrainTable>();
   readonly #loading = new Map<number, Promise<GrainTable>>();
@@ -68,7 +70,8 @@ export class GrainTables {
     this.#header = header;
     this.directory = directory;
     this.#redundant = redundant;
-    this.#slots = emptySlots(cacheBytes, directory.length);
+    this.#mostDirty = Math.max(MIN_SLOTS, Math.floor(cacheBytes / GRAIN_TABLE_BYTES));
+    this.#slots = new Array<undefined>(Math.min(this.#mostDirty, directory.length)).fill(undefined);
   }
 
   /** The table at once when it is in memory or its storage does not wait. Throws `ERR_CORRUPT` for a bad entry. */
@@ -134,7 +137,7 @@ export class GrainTables {
 
   /** True when so many tables are dirty that they should be written before more become so. */
   get crowded(): boolean {
-    return this.#dirty.size >= Math.max(MIN_SLOTS, this.#slots.length);
+    return this.#dirty.size >= this.#mostDirty;
   }
 
   /** Makes the extent's data durable, then the tables that refer to it. */
@@ -242,11 +245,6 @@ export class GrainTables {
       start = end;
     }
   }
-}
-
-function emptySlots(cacheBytes: number, tableCount: number): (GrainTable | undefined)[] {
-  const slots = Math.max(MIN_SLOTS, Math.floor(cacheBytes / GRAIN_TABLE_BYTES));
-  return new Array<GrainTable | undefined>(Math.min(slots, tableCount)).fill(undefined);
 }
 
 function bytesOf(table: GrainTable): number {

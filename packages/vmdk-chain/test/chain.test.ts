@@ -316,6 +316,24 @@ describe('grain tables in memory', () => {
     await disk.close();
   });
 
+  it('that have room in memory wait for the flush, all of them', async () => {
+    const folder = new CountingFolder(new MemoryFolder());
+    await createDisk(
+      { folder, file: 'disk.vmdk' },
+      { driver: vmdk, size: TABLE_COUNT * TABLE_SPAN, options: { grain_size: GRAIN } },
+    );
+    const disk = await open(folder);
+    await disk.write(0, Buffer.alloc(GRAIN, 1));
+    folder.reset();
+    for (const first of [0, GRAIN]) {
+      for (let at = first; at < disk.size; at += TABLE_SPAN) await disk.write(at, Buffer.alloc(GRAIN, 1));
+    }
+    expect(folder.counts).toMatchObject({ flushes: 0, purposes: { mapping: { writes: 0 } } });
+    await disk.flush();
+    expect(folder.counts).toMatchObject({ flushes: 2, purposes: { mapping: { writes: 2 * TABLE_COUNT } } });
+    await disk.close();
+  });
+
   it('cost writes by the flush, not by the grain', async () => {
     const folder = new CountingFolder(new MemoryFolder());
     const disk = await newDisk(folder);
