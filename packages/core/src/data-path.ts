@@ -122,18 +122,8 @@ async function allOf(waiting: readonly Pending[]): Promise<void> {
 /** True when a write to the range would go in place, wholly. Undefined when that cannot be told without waiting. */
 export function isOwned(image: DriverImage, offset: number, length: number): boolean | undefined {
   for (let done = 0; done < length; ) {
-    let extent: Awaitable<Extent>;
-    try {
-      extent = image.map(offset + done, length - done);
-    } catch {
-      // The write itself fails by it, and says so.
-      return undefined;
-    }
-    if (extent instanceof Promise) {
-      // Nobody waits for this answer, so nobody else would hear of its failure, and the process would end.
-      extent.catch(() => undefined);
-      return undefined;
-    }
+    const extent = mapNow(image, offset + done, length - done);
+    if (extent === undefined) return undefined;
     if (extent.kind !== 'data' || !extent.owned) return false;
     done += extent.length;
   }
@@ -150,10 +140,40 @@ export function writeBytes(image: DriverImage, offset: number, source: Uint8Arra
   }
   const placement = image.reserve(offset, source.length);
   if (placement instanceof Promise) return placement.then((there) => placeThenRest(image, there, source));
-  if (placement.length === source.length && placement.head === 0 && placement.tail === 0) {
+  if (placement.length === source.length && needsNoFill(image, placement)) {
     return place(image, placement, source, placement.hostOffset);
   }
   return placeThenRest(image, placement, source);
+}
+
+/** Whether the bytes of a placement go alone, as far as that can be told without waiting. */
+function needsNoFill(image: DriverImage, { guestOffset, length, head, tail, fresh }: Placement): boolean {
+  if (head === 0 && tail === 0) return true;
+  const end = guestOffset + length;
+  const known = Math.min(tail, Math.max(0, image.size - end));
+  return fresh && isUnmapped(image, guestOffset - head, head) && isUnmapped(image, end, known);
+}
+
+/** Whether the image itself says of the whole range, without waiting, that it is zeros. */
+function isUnmapped(image: DriverImage, offset: number, length: number): boolean {
+  for (let done = 0; done < length; ) {
+    const extent = mapNow(image, offset + done, length - done);
+    if (extent?.kind !== 'zero') return false;
+    done += extent.length;
+  }
+  return true;
+}
+
+/** What `map` says when it says it at once: nobody waits for another answer, and nobody would hear of its failure. */
+function mapNow(image: DriverImage, offset: number, length: number): Extent | undefined {
+  try {
+    const extent = image.map(offset, length);
+    if (!(extent instanceof Promise)) return extent;
+    extent.catch(() => undefined);
+  } catch {
+    // Who has to know fails by it again, and says so.
+  }
+  return undefined;
 }
 
 /** `first` is what `map` said of the start, when it was asked already. */

@@ -65,6 +65,16 @@ describe('storage calls', () => {
     await disk.close();
   });
 
+  it('a first write into a part of a cluster is one write, and waits for nothing', async () => {
+    const { disk, folder } = await opened();
+    await disk.write(0, bufferOf(KIB, 1));
+    const cost = await costOf(folder, async () => {
+      expect(disk.write(64 * KIB + 512, bufferOf(4 * KIB, 2))).toBeUndefined();
+    });
+    expect(totalCounts(cost)).toMatchObject({ reads: 0, writes: 1, writtenBytes: 4 * KIB, zeroes: 0 });
+    await disk.close();
+  });
+
   it('the first write after a snapshot reads and writes the cluster once, and its count', async () => {
     const { disk, folder } = await opened();
     await disk.write(0, bufferOf(MIB, 1));

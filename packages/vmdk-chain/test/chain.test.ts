@@ -364,6 +364,16 @@ describe('without snapshots', () => {
     await disk.close();
   });
 
+  it('a first write into a part of a grain is one write, and waits for nothing', async () => {
+    const folder = new CountingFolder(new MemoryFolder());
+    const disk = await newDisk(folder);
+    await disk.write(0, Buffer.alloc(GRAIN, 1));
+    folder.reset();
+    expect(disk.write(GRAIN + 512, Buffer.alloc(512, 1))).toBeUndefined();
+    expect(totalCounts(folder.counts)).toMatchObject({ reads: 0, writes: 1, writtenBytes: 512 });
+    await disk.close();
+  });
+
   it('a read or an overwrite is one storage call, and a flush one more', async () => {
     const folder = new CountingFolder(new MemoryFolder());
     const disk = await newDisk(folder);
