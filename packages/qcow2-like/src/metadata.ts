@@ -293,22 +293,33 @@ export function abortError(file: string): CowlabError {
   return new CowlabError('ERR_ABORTED', `${file}: aborted`, { file });
 }
 
+/** The snapshot table is read in pieces: entries of the usual length, as many as there are, at most so many bytes. */
+const usualEntryBytes = 96;
+const maxAheadBytes = 65_536;
+
 /** Reads the snapshot table that the header points to. Throws `ERR_CORRUPT` naming the field. */
 export async function loadSnapshots(file: ImageFile): Promise<SnapshotTable> {
   const { snapshotCount, snapshotTableOffset, size } = file.header;
+  const ahead = Math.min(maxAheadBytes, snapshotCount * usualEntryBytes);
+  let piece = new Uint8Array(0);
+  let from = 0;
   const reader: TableReader = {
     file: file.name,
     async read(at, length) {
-      const bytes = new Uint8Array(length);
-      if (snapshotTableOffset + at + length > file.storage.size()) {
+      const left = file.storage.size() - snapshotTableOffset - at;
+      if (length > left) {
         throw corrupt(
           file.name,
           'header.snapshots_offset',
           'the snapshot table reaches past the end of the file',
         );
       }
-      await file.storage.read(snapshotTableOffset + at, bytes, 'snapshot');
-      return bytes;
+      if (at < from || at + length > from + piece.length) {
+        piece = new Uint8Array(Math.min(left, Math.max(length, ahead)));
+        from = at;
+        await file.storage.read(snapshotTableOffset + at, piece, 'snapshot');
+      }
+      return piece.subarray(at - from, at - from + length);
     },
   };
   return decodeSnapshotTable(reader, snapshotCount, size);

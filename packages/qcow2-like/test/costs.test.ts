@@ -88,6 +88,18 @@ describe('storage calls', () => {
     await disk.close();
   });
 
+  it('an open reads the snapshots in pieces, not one by one', async () => {
+    const { disk, folder } = await opened({ cluster_size: 4 * KIB });
+    for (let n = 0; n < 200; n += 1) await disk.snapshots.create(`snapshot ${n}`);
+    await disk.close();
+    const cost = await costOf(folder, async () => {
+      const again = await open(folder, true);
+      expect(await again.snapshots.list()).toHaveLength(200);
+      await again.close();
+    });
+    expect(cost.purposes.snapshot.reads).toBe(1);
+  });
+
   it('lazy refcounts keep counts out of every flush, and write them at close', async () => {
     const { disk, folder } = await opened({ lazy_refcounts: true });
     const running = await costOf(folder, async () => {

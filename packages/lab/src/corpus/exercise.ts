@@ -5,8 +5,8 @@ import type { Recipe } from './recipe.ts';
 import { open } from './verify.ts';
 
 /*
- * Writes to an image at random, by our driver, and does the same to the model: writes, zeroes, discards, flushes,
- * reopenings, and what the driver's capabilities have of snapshots and resize. What a driver may refuse of those
+ * Writes to an image at random, by our driver, and does the same to the model: writes, compressed ones where the image can
+ * store them, zeroes, discards, flushes, reopenings, and what the driver's capabilities have of snapshots and resize. What a driver may refuse of those
  * (snapshots past a refcount's width, another size while snapshots have the old one) is counted, and has to have changed nothing.
  */
 
@@ -50,6 +50,7 @@ export class Exercise {
 
   async #step(): Promise<void> {
     const lot = this.#random.below(20);
+    if (lot < 2 && this.#disk.compression === 'optional') return this.#writeCompressed();
     if (lot < 9) return this.#write();
     if (lot < 11) return this.#zero();
     if (lot < 13) return this.#discard();
@@ -74,6 +75,17 @@ export class Exercise {
     const bytes = pattern(this.#tag++, length);
     await this.#disk.write(at, bytes);
     this.#made.model.write(at, bytes);
+  }
+
+  async #writeCompressed(): Promise<void> {
+    const { size, unitBytes } = this.#disk;
+    const first = this.#random.below(Math.ceil(size / unitBytes)) * unitBytes;
+    const units = 1 + this.#random.below(Math.max(1, Math.floor((128 * 1024) / unitBytes)));
+    const length = Math.min(units * unitBytes, size - first);
+    const bytes = pattern(this.#tag++, length);
+    if (this.#random.below(2) === 0) bytes.fill(1, Math.floor(length / 3));
+    await this.#disk.writeCompressed(first, bytes);
+    this.#made.model.write(first, bytes);
   }
 
   async #zero(): Promise<void> {

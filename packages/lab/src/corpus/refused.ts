@@ -43,8 +43,3 @@ const refusals: readonly Refusal[] = [
 export function refusalOf({ layers }: Recipe, what: Refusal['what']): Refusal | undefined {
   return refusals.find((each) => each.what === what && layers.some((layer) => each.applies(layer)));
 }
-
-/** Whether writes of ours leave leaks: the clusters of bitmaps, which are not kept. */
-export function leaksWhenWritten({ layers }: Recipe): boolean {
-  return layers.at(-1)!.steps.some((step) => step.do === 'bitmap');
-}
