@@ -27,12 +27,6 @@ const refusals: readonly Refusal[] = [
     applies: has('data_file', 'top.data'),
   },
   {
-    feature: 'VMDK of several files',
-    what: 'read',
-    code: 'ERR_UNSUPPORTED',
-    applies: has('subformat', 'twoGbMaxExtentSparse', 'monolithicFlat', 'twoGbMaxExtentFlat'),
-  },
-  {
     feature: 'streamOptimized',
     what: 'read',
     code: 'ERR_UNSUPPORTED',
