@@ -86,11 +86,29 @@ describe('convert', () => {
     expect(terminal.stderr.endsWith('\rconvert: 100 % (16 MiB of 16 MiB)\u001B[K\n')).toBe(true);
   });
 
-  it('when interrupted, ends with 130 and takes its target away', async () => {
+  it.each(['data_file=data', 'data_file=data,data_file_raw=true'])(
+    'writes and reads images with %s',
+    async (option) => {
+      await makeSample(at('source'), 'raw');
+      await mustRun('convert', '-O', 'qcow2', '-o', option, at('source'), at('target'));
+      expect(await mustRun('compare', at('source'), at('target'))).toBe('Images are identical.\n');
+      const { files } = JSON.parse(await mustRun('info', '--json', at('target'))) as { files: string[] };
+      expect(files).toEqual(['target', 'data']);
+      await mustRun('convert', '-O', 'raw', at('target'), at('back'));
+      expect(Buffer.compare(await readFile(at('back')), await readFile(at('source')))).toBe(0);
+      const { stderr } = await cowlab('convert', '--force', '-O', 'raw', at('target'), at('data'));
+      expect(stderr).toContain('is a file of the source');
+    },
+  );
+
+  it.each([
+    ['raw', []],
+    ['qcow2', ['-o', 'data_file=data']],
+  ])('to %s, when interrupted, ends with 130 and takes its target away', async (format, options) => {
     // Enough real data for the copy to be under way when the signal is seen.
     await writeFile(at('source'), Buffer.alloc(256 * MiB, 1));
     const others = process.listeners('SIGTERM').length;
-    const running = cowlab('convert', '-O', 'raw', at('source'), at('target'));
+    const running = cowlab('convert', '-O', format, ...options, at('source'), at('target'));
     while (process.listeners('SIGTERM').length === others) {
       await new Promise((resolve) => setImmediate(resolve));
     }

@@ -9,7 +9,16 @@ import type {
 } from '@cowlab/core';
 
 /** The calls of storages and folders that can be intercepted. */
-export type StorageMethod = 'read' | 'write' | 'zero' | 'discard' | 'flush' | 'truncate' | 'status' | 'close';
+export type StorageMethod =
+  | 'read'
+  | 'write'
+  | 'zero'
+  | 'discard'
+  | 'allocate'
+  | 'flush'
+  | 'truncate'
+  | 'status'
+  | 'close';
 export type FolderMethod =
   | 'open'
   | 'create'
@@ -155,6 +164,11 @@ class InterceptedStorage implements Storage {
 
   discard(offset: number, length: number, purpose?: Purpose): Awaitable<void> {
     return this.#pass('discard', offset, length, purpose, () => this.#inner.discard(offset, length, purpose));
+  }
+
+  allocate(offset: number, length: number, purpose?: Purpose): Awaitable<void> {
+    const run = (): Awaitable<void> => this.#inner.allocate(offset, length, purpose);
+    return this.#pass('allocate', offset, length, purpose, run);
   }
 
   flush(): Awaitable<void> {

@@ -1,6 +1,8 @@
 import type { Awaitable } from '@cowlab/core';
 import { InterceptedFolder, type StorageCall } from './intercepted-folder.ts';
 
+const changing: ReadonlySet<StorageCall['method']> = new Set(['write', 'zero', 'allocate', 'truncate']);
+
 /** A folder that writes down every call, in the order they are made. */
 export class TraceFolder extends InterceptedFolder {
   readonly calls: StorageCall[] = [];
@@ -10,11 +12,11 @@ export class TraceFolder extends InterceptedFolder {
     return run();
   }
 
-  /** Files with a change (write, zero, truncate) that no flush of the same file has followed. */
+  /** Files with a change (of bytes, or of the length) that no flush of the same file has followed. */
   unflushed(): string[] {
     const dirty = new Set<string>();
     for (const { method, file } of this.calls) {
-      if (method === 'write' || method === 'zero' || method === 'truncate') dirty.add(file);
+      if (changing.has(method)) dirty.add(file);
       else if (method === 'flush') dirty.delete(file);
     }
     return [...dirty];

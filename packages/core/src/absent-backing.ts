@@ -42,6 +42,10 @@ class AbsentStorage implements Storage {
     this.#missing();
   }
 
+  allocate(): void {
+    this.#missing();
+  }
+
   truncate(): void {
     this.#missing();
   }

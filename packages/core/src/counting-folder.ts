@@ -102,6 +102,11 @@ class CountingStorage implements Storage {
     return this.#inner.discard(offset, length, purpose);
   }
 
+  /** Not counted: it moves no bytes. */
+  allocate(offset: number, length: number, purpose: Purpose = 'data'): Awaitable<void> {
+    return this.#inner.allocate(offset, length, purpose);
+  }
+
   flush(): Awaitable<void> {
     this.#folder.counts.flushes++;
     return this.#inner.flush();

@@ -213,9 +213,10 @@ export class DiskSnapshots {
   }
 
   #driver(): DriverSnapshots {
-    const { snapshots } = this.#host.image;
-    if (snapshots === undefined) throw this.#unsupported('snapshots', 'has no snapshots');
-    return snapshots;
+    const { snapshots, withoutSnapshots } = this.#host.image;
+    if (snapshots !== undefined) return snapshots;
+    const { field, problem } = withoutSnapshots ?? { field: 'snapshots', problem: 'has no snapshots' };
+    throw this.#unsupported(field, problem);
   }
 
   #unsupported(field: string, problem: string): CowlabError {

@@ -251,8 +251,10 @@ export interface DriverImage {
   unmap(offset: number, length: number, mode: 'discard' | 'zero'): Awaitable<void>;
   /** Makes everything visible now durable, in crash-safe order. */
   flush(): Awaitable<void>;
-  /** Present when `capabilities.snapshots` is not `none`. */
+  /** Present when `capabilities.snapshots` is not `none` and `withoutSnapshots` is absent. */
   readonly snapshots?: DriverSnapshots;
+  /** Why this image has no snapshots although the format can have some: the feature of it that does not allow them. */
+  readonly withoutSnapshots?: { readonly field: string; readonly problem: string };
   check(options: CheckOptions): Promise<CheckReport>;
   /** Present when `capabilities.resize` is not `none`. New bytes read as zeros. */
   resize?(size: number, options: LongCallOptions): Promise<void>;
@@ -327,7 +329,7 @@ export interface Capabilities {
   readonly backingContentId: boolean;
   readonly resize: 'none' | 'grow' | 'both';
   /**
-   * `units`: any unit of any image can be stored in compressed form. `streams`: images that are created as streams have
+   * `units`: any unit can be stored in compressed form, where the image says so (`writeCompressed`). `streams`: images that are created as streams have
    * all their units in that form, others none.
    */
   readonly compress: 'none' | 'units' | 'streams';
@@ -370,12 +372,21 @@ export interface BackingReference {
   readonly snapshot?: string;
 }
 
-export interface CreateRequest {
+/** What an image is to be. */
+export interface NewImage {
   /** Guest bytes. */
   readonly size: number;
   readonly backing?: BackingReference;
   /** Checked against the driver's option table, defaults filled in. */
   readonly options: OptionValues;
+}
+
+export interface CreateRequest extends NewImage {
+  /**
+   * Makes a file that is to hold bytes of the image itself, or takes an empty one, through the gate; locked, open for
+   * writing. `field` names the option that asks for it. The driver closes it; when the create fails core takes it back.
+   */
+  createPart(name: string, field: string): Promise<Storage>;
 }
 
 /** Bytes that are to be written. */

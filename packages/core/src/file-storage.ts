@@ -1,5 +1,5 @@
 import fs from 'node:fs';
-import { promisify } from 'node:util';
+import { getSystemErrorName, promisify } from 'node:util';
 import type { Awaitable } from './awaitable.ts';
 import { CowlabError, fromSystemError } from './errors.ts';
 import { FileLock } from './file-lock.ts';
@@ -23,6 +23,10 @@ const MAX_CALL_BYTES = 1024 * 1024 * 1024;
 function callBytes(left: number): number {
   return left > MAX_CALL_BYTES ? MAX_CALL_BYTES : left;
 }
+
+/** EINTR, and on Linux EOPNOTSUPP: the file system has no such call. */
+const INTERRUPTED = 4;
+const NOT_SUPPORTED = 95;
 
 const readAsync = promisify(fs.read);
 const writeAsync = promisify(fs.write);
@@ -51,6 +55,10 @@ export class FileStorage implements Storage {
   }
 
   read(offset: number, target: Uint8Array): Awaitable<void> {
+    this.#readAll(offset, target);
+  }
+
+  #readAll(offset: number, target: Uint8Array): void {
     try {
       let done = fs.readSync(this.fd, target, 0, callBytes(target.length), offset);
       while (done < target.length) {
@@ -83,6 +91,19 @@ export class FileStorage implements Storage {
     this.assertWritable();
     const inside = Math.min(length, this.#size - offset);
     if (inside > 0) native?.punchHole(this.fd, offset, inside);
+  }
+
+  /** Where the file system has no call for it, what is there is written again, and zeros past the end. */
+  allocate(offset: number, length: number): Awaitable<void> {
+    this.assertWritable();
+    if (length === 0) return;
+    let number = INTERRUPTED;
+    while (number === INTERRUPTED) number = native?.allocate(this.fd, offset, length) ?? NOT_SUPPORTED;
+    if (number === NOT_SUPPORTED) this.#writeAgain(offset, length);
+    this.#measure();
+    if (number === 0 || number === NOT_SUPPORTED) return;
+    const code = getSystemErrorName(-number);
+    throw this.failure(Object.assign(new Error(code), { code }), 'fallocate');
   }
 
   flush(): Awaitable<void> {
@@ -131,6 +152,15 @@ export class FileStorage implements Storage {
       fs.closeSync(fd);
     } catch (error) {
       throw fromSystemError(error, this.name, 'close');
+    }
+  }
+
+  #writeAgain(offset: number, length: number): void {
+    const piece = new Uint8Array(Math.min(ZEROS.length, length));
+    for (let done = 0; done < length; done += piece.length) {
+      const part = piece.subarray(0, Math.min(piece.length, length - done));
+      this.#readAll(offset + done, part);
+      this.#writeAll(offset + done, part);
     }
   }
 

@@ -95,6 +95,15 @@ export class BackingGate {
 
   /** Lets through what the image `from` names in `field`; throws `ERR_BACKING_…`. */
   async admit(from: string, reference: BackingReference, field: string): Promise<Admitted> {
+    const admitted = await this.admitNew(from, reference, field);
+    if (await this.#policy.folder.exists(admitted.name)) return admitted;
+    const data = { file: from, field, value: reference.file };
+    const problem = `no such file: ${reference.file}`;
+    throw new CowlabError('ERR_BACKING_MISSING', `${from}: ${field}: ${problem}`, data);
+  }
+
+  /** As `admit`, for a file that may still have to be made. */
+  async admitNew(from: string, reference: BackingReference, field: string): Promise<Admitted> {
     const data = { file: from, field, value: reference.file };
     const plain = reference.file.startsWith('file:') ? reference.file.slice('file:'.length) : reference.file;
     if (/^[a-z][a-z0-9+.-]+:/i.test(plain)) {
@@ -123,13 +132,6 @@ export class BackingGate {
     }
     if ((this.#chain?.depth ?? 0) >= maxDepth) {
       throw new CowlabError('ERR_BACKING_DEPTH', `${from}: ${field}: chain is longer than ${maxDepth}`, data);
-    }
-    if (!(await folder.exists(name))) {
-      throw new CowlabError(
-        'ERR_BACKING_MISSING',
-        `${from}: ${field}: no such file: ${reference.file}`,
-        data,
-      );
     }
     return { name, identity };
   }

@@ -27,6 +27,7 @@ export {
 } from './open.ts';
 export { checkOptions } from './options.ts';
 export type { BackedRange, PopulateReport } from './populate.ts';
+export { type Preallocation, preallocate } from './preallocate.ts';
 export * from './prefetch.ts';
 export { type Hold, RangeLock } from './range-lock.ts';
 export { raw } from './raw.ts';

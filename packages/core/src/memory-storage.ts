@@ -63,6 +63,11 @@ export class MemoryStorage implements Storage {
     this.#clear(offset, Math.min(length, Math.max(0, this.#file.size - offset)));
   }
 
+  allocate(offset: number, length: number): void {
+    this.#assertWritable();
+    this.#file.size = Math.max(this.#file.size, offset + length);
+  }
+
   flush(): void {
     this.#assertOpen();
   }

@@ -8,6 +8,8 @@ import { createRequire } from 'node:module';
 export interface NativeCalls {
   /** Gives the range's blocks back; it reads as zeros. False when the file system cannot. */
   punchHole(fd: number, offset: number, length: number): boolean;
+  /** Takes blocks for the range; grows the file where it reaches past the end. 0, or the error's number. */
+  allocate(fd: number, offset: number, length: number): number;
   /** The next offset at or after `offset` that may hold data, or undefined when there is only hole up to the end. */
   seekData(fd: number, offset: number): number | undefined;
   /** The next offset at or after `offset` that is a hole; the end of the file counts as one. */
@@ -79,6 +81,7 @@ function load(): NativeCalls | undefined {
     return {
       punchHole: (fd, offset, length) =>
         fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset, length) === 0,
+      allocate: (fd, offset, length) => (fallocate(fd, 0, offset, length) === 0 ? 0 : koffi.errno()),
       seekData: (fd, offset) => {
         const at = Number(lseek(fd, offset, SEEK_DATA));
         if (at >= 0) return at;

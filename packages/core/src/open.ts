@@ -10,7 +10,7 @@ import { BackingGate, type GatePolicy } from './gate.ts';
 import { checkOptions } from './options.ts';
 import { raw } from './raw.ts';
 import type { BackingOpener, OpenedBacking } from './rebase.ts';
-import type { LockMode, StorageFolder } from './storage.ts';
+import type { LockMode, Storage, StorageFolder } from './storage.ts';
 
 /** A file by its path, or by its name in a folder of any kind. */
 export type ImageLocation = string | { readonly folder: StorageFolder; readonly file: string };
@@ -326,6 +326,47 @@ function assertBacking(file: string, driver: BlockDriver, backing: BackingRefere
   }
 }
 
+/** The files that a create has made for bytes of the image, beside the image's own; taken back when it fails. */
+class Parts {
+  readonly #folder: StorageFolder;
+  readonly #file: string;
+  readonly #gate: BackingGate;
+  readonly #made: string[] = [];
+  readonly #taken: string[] = [];
+
+  constructor(folder: StorageFolder, file: string, gate: BackingGate) {
+    this.#folder = folder;
+    this.#file = file;
+    this.#gate = gate;
+  }
+
+  async create(part: string, field: string): Promise<Storage> {
+    const { name } = await this.#gate.admitNew(this.#file, { file: part }, field);
+    if (!(await this.#folder.exists(name))) {
+      await (await this.#folder.create(name)).close();
+      this.#made.push(name);
+    }
+    const storage = await this.#folder.open(name, { readOnly: false, lock: 'exclusive' });
+    if (storage.size() === 0) {
+      this.#taken.push(name);
+      return storage;
+    }
+    await storage.close();
+    const about = { file: this.#file, field, value: part };
+    throw new CowlabError('ERR_EXISTS', `${this.#file}: ${field}: ${part} is not empty`, about);
+  }
+
+  /** What was made is removed, what was there before is empty again. */
+  async takeBack(): Promise<void> {
+    for (const name of this.#made) await this.#folder.remove(name);
+    for (const name of this.#taken.filter((each) => !this.#made.includes(each))) {
+      const storage = await this.#folder.open(name, { readOnly: false });
+      await storage.truncate(0);
+      await storage.close();
+    }
+  }
+}
+
 /**
  * Makes a new image. Rejects with `ERR_EXISTS` when the file is there, `ERR_INVALID_OPTION`, `ERR_UNSUPPORTED`,
  * `ERR_BACKING_…`; no file is left behind then.
@@ -352,12 +393,19 @@ export async function createDisk(location: ImageLocation, options: CreateDiskOpt
     });
   }
   await (await folder.create(file)).close();
+  const parts = new Parts(folder, file, await BackingGate.above(folder, options.gate).below(file));
   try {
-    await driver.create(folder, file, { size, options: checked, ...(below && { backing: below.reference }) });
+    await driver.create(folder, file, {
+      size,
+      options: checked,
+      ...(below && { backing: below.reference }),
+      createPart: (name, field) => parts.create(name, field),
+    });
     await folder.flush();
   } catch (error) {
-    // Why it failed matters more than whether the name could be taken back.
+    // Why it failed matters more than whether the names could be taken back.
     await folder.remove(file).catch(() => undefined);
+    await parts.takeBack().catch(() => undefined);
     throw error;
   }
 }

@@ -14,6 +14,7 @@ import type {
   Placement,
 } from './driver.ts';
 import { CowlabError } from './errors.ts';
+import { preallocate } from './preallocate.ts';
 import { allocatedBytes, type Storage, type StorageFolder } from './storage.ts';
 
 /* The format without a format: guest bytes are host bytes. What every other driver is measured against. */
@@ -125,7 +126,14 @@ export class RawImage implements DriverImage {
 export const raw: BlockDriver = {
   name: 'raw',
   capabilities,
-  options: {},
+  options: {
+    preallocation: {
+      type: 'choice',
+      choices: ['off', 'falloc', 'full'],
+      default: 'off',
+      help: 'falloc reserves the space of the whole disk, full writes zeros to all of it',
+    },
+  },
   openOptions: {},
 
   probe(): number {
@@ -141,7 +149,9 @@ export const raw: BlockDriver = {
     }
     const storage = await folder.open(file, { readOnly: false, lock: 'exclusive' });
     try {
-      await storage.truncate(request.size);
+      const { preallocation: how } = request.options;
+      if (how === 'falloc' || how === 'full') await preallocate(storage, how, 0, request.size);
+      else await storage.truncate(request.size);
       await storage.flush();
     } finally {
       await storage.close();

@@ -60,6 +60,11 @@ class SimulatedStorage implements Storage {
     return this.#inner.discard(offset, length, purpose);
   }
 
+  allocate(offset: number, length: number, purpose?: Purpose): Awaitable<void> {
+    for (const device of this.#devices) device.command();
+    return this.#inner.allocate(offset, length, purpose);
+  }
+
   flush(): Awaitable<void> {
     for (const device of this.#devices) device.flush();
     return this.#inner.flush();

@@ -39,6 +39,8 @@ export interface Storage {
   zero(offset: number, length: number, purpose?: Purpose): Awaitable<void>;
   /** The range is no longer needed: its space may be given back. Its contents are undefined afterwards. */
   discard(offset: number, length: number, purpose?: Purpose): Awaitable<void>;
+  /** Takes space on the medium for the range, so that later writes find some; what it reads as stays. Grows like `write`. */
+  allocate(offset: number, length: number, purpose?: Purpose): Awaitable<void>;
   /** When it completes, everything whose call completed before it is durable. */
   flush(): Awaitable<void>;
   truncate(length: number): Awaitable<void>;

@@ -56,6 +56,25 @@ describe.skipIf(!onLinux)('with native calls', () => {
     await storage.close();
   });
 
+  it('allocate takes blocks, with nothing in them that was not there', async () => {
+    const storage = await folder.create('allocated');
+    const blocks = (): number => fs.statSync(path.join(scratch, storage.name)).blocks;
+    await storage.write(0, new Uint8Array(MIB).fill(1));
+    await storage.allocate(4096, 3 * MIB);
+    expect(storage.size()).toBe(3 * MIB + 4096);
+    expect(blocks() * 512).toBeGreaterThanOrEqual(storage.size());
+    const found = new Uint8Array(storage.size());
+    await storage.read(0, found);
+    expect(found.every((byte, at) => byte === (at < MIB ? 1 : 0))).toBe(true);
+    await storage.truncate(0);
+    await storage.truncate(MIB);
+    expect(blocks()).toBe(0);
+    await storage.allocate(0, MIB);
+    expect(blocks() * 512).toBe(MIB);
+    expect(storage.size()).toBe(MIB);
+    await storage.close();
+  });
+
   it('a sparse file tells its holes apart from its data, up to any length', async () => {
     const storage = await folder.create('sparse');
     await storage.truncate(2 ** 40);
@@ -92,6 +111,10 @@ describe.skipIf(!onLinux)('no space', () => {
       expect(await caught(() => storage.write(0, source))).toMatchObject({ code: 'ERR_NO_SPACE' });
       expect(await caught(() => storage.truncate(MIB))).toMatchObject({ code: 'ERR_NO_SPACE' });
       expect(await caught(() => storage.zero(0, MIB))).toMatchObject({ code: 'ERR_NO_SPACE' });
+      expect(await caught(() => storage.allocate(0, MIB))).toMatchObject({
+        code: 'ERR_NO_SPACE',
+        data: { call: 'fallocate', systemCode: 'EFBIG' },
+      });
     });
     await storage.write(MIB, Uint8Array.of(1));
     expect(storage.size()).toBe(MIB + 1);

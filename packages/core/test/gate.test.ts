@@ -87,6 +87,21 @@ describe('the backing gate', () => {
     expect(await outcome('../beside/secret', { allow: [link] })).toBe(1);
   });
 
+  it('takes the folder of the image that the caller named for its own, of that one alone', async () => {
+    const folder = new FileFolder(path.join(home, 'sub'));
+    await writePaged(new FileFolder(beside), 'top', 'secret');
+    fs.symlinkSync(path.join(home, 'sub', 'lower'), path.join(beside, 'way-in'));
+    const open = async (file: string): Promise<unknown> =>
+      openDisk({ folder, file }, { drivers: [paged], readOnly: true }).then(
+        (disk) => disk.close(),
+        (error: unknown) => (error as { code?: unknown }).code,
+      );
+    expect(await open(path.join(beside, 'top'))).toBeUndefined();
+    await writePaged(folder, 'upper', '../../beside/way-in');
+    await writePaged(folder, 'lower', 'secret');
+    expect(await open('upper')).toBe('ERR_BACKING_DENIED');
+  });
+
   it('stops a cycle of many', async () => {
     const folder = new FileFolder(home);
     for (let index = 0; index < 5; index++)

@@ -63,6 +63,10 @@ export class HeldStorage implements Storage {
     this.inner.discard(offset, length);
   }
 
+  allocate(offset: number, length: number): void {
+    this.inner.allocate(offset, length);
+  }
+
   flush(): Promise<void> {
     return this.#hold('flush', 0, 0, () => this.inner.flush());
   }

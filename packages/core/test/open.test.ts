@@ -103,6 +103,19 @@ describe('createDisk', () => {
     await disk.close();
   });
 
+  it.each(['falloc', 'full'])(
+    'takes the space of a raw disk at once with preallocation=%s',
+    async (preallocation) => {
+      const file = path.join(scratch, `${preallocation}.raw`);
+      const size = 70 * MIB + 1000;
+      await createDisk(file, { driver: raw, size, options: { preallocation } });
+      const { size: length, blocks } = fs.statSync(file);
+      expect(length).toBe(size);
+      expect(blocks * 512).toBeGreaterThanOrEqual(size);
+      expect(fs.readFileSync(file).equals(Buffer.alloc(size))).toBe(true);
+    },
+  );
+
   it('refuses a name that is taken, and leaves the file alone', async () => {
     const file = path.join(scratch, 'taken');
     fs.writeFileSync(file, 'mine');
@@ -168,6 +181,27 @@ describe('createDisk', () => {
     await createDisk({ folder, file: 'base' }, { driver: raw, size: 1000 });
     await expect(createDisk({ folder, file: 'new' }, options)).rejects.toMatchObject(error);
     expect(await folder.list()).toEqual(['base']);
+  });
+
+  it('takes a file back that was made for a part of the image, when the create fails after it', async () => {
+    const folder = new MemoryFolder();
+    await (await folder.create('empty')).close();
+    const driver: BlockDriver = {
+      ...raw,
+      create: async (inFolder, file, request) => {
+        for (const name of ['new.part', 'empty']) {
+          const part = await request.createPart(name, 'part');
+          await part.write(0, Uint8Array.of(1));
+          await part.close();
+        }
+        await raw.create(inFolder, file, request);
+        throw new Error('too late');
+      },
+    };
+    const created = createDisk({ folder, file: 'a' }, { driver, size: 512 });
+    await expect(created).rejects.toThrow('too late');
+    expect(await folder.list()).toEqual(['empty']);
+    expect((await folder.open('empty', { readOnly: true })).size()).toBe(0);
   });
 
   it('refuses a size that is no multiple of what the format can', async () => {

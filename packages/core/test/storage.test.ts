@@ -63,7 +63,7 @@ async function codeOf(call: () => unknown): Promise<unknown> {
 }
 
 const step = fc.record({
-  kind: fc.constantFrom('write', 'zero', 'truncate', 'discard', 'flush'),
+  kind: fc.constantFrom('write', 'zero', 'truncate', 'discard', 'allocate', 'flush'),
   offset: fc.nat(200_000),
   length: fc.integer({ min: 1, max: 100_000 }),
   byte: fc.integer({ min: 1, max: 255 }),
@@ -89,6 +89,9 @@ async function doStep(storage: Storage, model: Uint8Array, size: number, one: St
       model.fill(0, offset, end);
       return size;
     }
+    case 'allocate':
+      await storage.allocate(offset, length);
+      return Math.max(size, offset + length);
     case 'truncate':
       await storage.truncate(offset);
       model.fill(0, offset);

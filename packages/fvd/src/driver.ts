@@ -8,6 +8,7 @@ import {
   type DriverImage,
   type Measurement,
   type MeasureRequest,
+  type NewImage,
   type OpenContext,
   type OptionTable,
   type Storage,
@@ -110,7 +111,7 @@ const openOptions: OptionTable = {
 };
 
 /** Refuses create options that do not fit together. */
-function assertOptions({ size, options: values }: CreateRequest): void {
+function assertOptions({ size, options: values }: NewImage): void {
   const ensure = (right: boolean, field: string, problem: string): void => {
     if (!right) throw new CowlabError('ERR_INVALID_OPTION', `option ${field}: ${problem}`, { field });
   };
@@ -130,7 +131,7 @@ function assertOptions({ size, options: values }: CreateRequest): void {
 }
 
 /** The superblock of an image in which nothing is mapped, and its root. */
-function firstState({ size, options: values, backing }: CreateRequest): [Superblock, State] {
+function firstState({ size, options: values, backing }: NewImage): [Superblock, State] {
   const chunkBytes = values.chunk_size as number;
   const geometry = geometryOf(chunkBytes, values.block_size as number);
   const journalChunks = Math.ceil((values.journal_size as number) / chunkBytes);

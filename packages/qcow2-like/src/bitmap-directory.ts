@@ -7,6 +7,7 @@ import {
   viewOf,
   writeU64BE,
 } from '@cowlab/core';
+import { autoclearRawData } from './data-file.ts';
 import type { ImageFile } from './image-file.ts';
 import { bitmapFields as fields } from './layout-fields.ts';
 import { autoclearBitmaps, readField } from './layout.ts';
@@ -66,7 +67,7 @@ function hasBitmaps({ header }: ImageFile): boolean {
 
 /** What may stay of the autoclear bits when the image is written to. */
 export function keptAutoclear(file: ImageFile): bigint {
-  return hasBitmaps(file) ? autoclearBitmaps : 0n;
+  return (hasBitmaps(file) ? autoclearBitmaps : 0n) | (file.hasRawDataFile ? autoclearRawData : 0n);
 }
 
 export interface Directory {

@@ -175,7 +175,9 @@ class Counting implements Census {
       const times = inActive + (shared.get(at.hostOffset)?.times ?? 0);
       const { clusterBytes: bytes } = this.#file.geometry;
       this.tablesInPlace.push({ structure: 'L2 table', offset: at.hostOffset, bytes, uses: times });
-      const clusters = this.#countEntries(view, times, inActive > 0);
+      const clusters = this.#file.hasDataFile
+        ? this.#countInDataFile(view, at.l1Index)
+        : this.#countEntries(view, times, inActive > 0);
       if (this.#file.header.extendedL2) this.#checkBitmaps(at, view);
       this.allocatedBytes += inActive * clusters * this.#file.geometry.clusterBytes;
       done += 1;
@@ -228,6 +230,33 @@ class Counting implements Census {
     const first = Math.floor(offset / clusterBytes);
     this.references.add(first, Math.ceil(end / clusterBytes) - first, times);
     return 1;
+  }
+
+  /** Clusters in a data file have no counts; each lies at its guest offset. How many entries have one. */
+  #countInDataFile(view: DataView, l1Index: number): number {
+    const { clusterBytes } = this.#file.geometry;
+    const { size } = this.#file.header;
+    let mapped = 0;
+    for (let at = 0; at < view.byteLength; at += 8) {
+      const hi = view.getUint32(at);
+      const lo = view.getUint32(at + 4);
+      const hostOffset = hostOffsetOf(hi, lo);
+      const offset = (l1Index * (view.byteLength / 8) + at / 8) * clusterBytes;
+      if ((hi & (copiedFlag | compressedFlag)) === 0 && hostOffset === 0) continue;
+      const problem =
+        (hi & compressedFlag) !== 0
+          ? 'is of a compressed cluster, with an external data file'
+          : isMalformed(hi, lo, clusterBytes, zeroFlag)
+            ? 'has reserved bits set'
+            : hostOffset !== offset
+              ? 'points elsewhere than to its guest offset'
+              : offset < size && offset >= this.#file.dataStorage.size()
+                ? 'points past the end of the data file'
+                : undefined;
+      if (problem === undefined) mapped += 1;
+      else this.#problem('L2 table', `entry ${at / 8} ${problem}`, hostOffset);
+    }
+    return mapped;
   }
 
   #checkBitmaps(table: TableAt, view: DataView): void {

@@ -126,7 +126,8 @@ export async function checkImage(parts: ImageParts, options: CheckOptions): Prom
     repaired: report.repaired,
     findings: report.findings,
     allocatedBytes: census.allocatedBytes,
-    imageEndBytes: census.references.end * file.geometry.clusterBytes,
+    imageEndBytes:
+      census.references.end * file.geometry.clusterBytes + (file.hasDataFile ? file.dataStorage.size() : 0),
   };
 }
 
@@ -210,11 +211,15 @@ async function compareFlags(
   { references, problems }: Census,
   onWrong: (hostOffset: number, table: string, isOne: boolean) => void,
 ): Promise<void> {
-  // The census knows whether all are right; which are wrong only the tables tell.
-  if (problems.length === 0 && !references.hasWrongFlags()) return;
-  const compare = (hi: number, lo: number, table: string): void => {
+  // The census knows whether all are right; which are wrong only the tables tell. What is
+  // in a data file it does not count.
+  if (problems.length === 0 && !references.hasWrongFlags() && !file.hasDataFile) return;
+  const compare = (hi: number, lo: number, table: 'L1 table' | 'L2 table'): void => {
     const hostOffset = hostOffsetOf(hi, lo & ~zeroFlag);
-    const isOne = references.get(hostOffset / file.geometry.clusterBytes) === 1;
+    // What is in a data file is nobody else's.
+    const isOne =
+      (table === 'L2 table' && file.hasDataFile) ||
+      references.get(hostOffset / file.geometry.clusterBytes) === 1;
     if (hostOffset !== 0 && isOne !== ((hi & copiedFlag) !== 0)) onWrong(hostOffset, table, isOne);
   };
   const tables = await soundActiveTables(file, references);
@@ -299,7 +304,8 @@ async function mendFlags(metadata: Metadata, references: References): Promise<vo
     let changed = false;
     forEachCluster(file, view, (hi, lo, at) => {
       const hostOffset = hostOffsetOf(hi, lo & ~zeroFlag);
-      if (hostOffset === 0 || ((hi & copiedFlag) !== 0) === isOne(hostOffset)) return;
+      const isSole = file.hasDataFile || isOne(hostOffset);
+      if (hostOffset === 0 || ((hi & copiedFlag) !== 0) === isSole) return;
       view.setUint32(at, (hi ^ copiedFlag) >>> 0);
       changed = true;
     });

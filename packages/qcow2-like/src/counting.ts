@@ -93,6 +93,8 @@ async function countTables(
 
 /** Changes the counts of everything that one L2 table refers to, neighbours together. */
 async function countEntries({ file, refcounts }: Metadata, view: DataView, delta: 1 | -1): Promise<void> {
+  // Clusters in a data file have no counts.
+  if (file.hasDataFile) return;
   for (let at = 0; at < view.byteLength; ) {
     const { run, next } = runAt(file, view, at);
     const changed = run.count > 0 ? refcounts.change(run, delta) : undefined;

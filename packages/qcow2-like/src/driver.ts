@@ -8,9 +8,12 @@ import {
   isPowerOfTwo,
   type Measurement,
   type MeasureRequest,
+  type NewImage,
   type OpenContext,
   type OptionTable,
   type OptionValues,
+  type Preallocation,
+  preallocate,
   type Storage,
   type StorageFolder,
   viewOf,
@@ -18,12 +21,12 @@ import {
 import { keptAutoclear, readBitmapTable, readDirectory } from './bitmap-directory.ts';
 import { Bitmaps } from './bitmaps.ts';
 import { recover } from './check.ts';
+import type { DataFile } from './data-file.ts';
 import { setEntry } from './entries.ts';
 import { Guard, overlapLevels } from './guard.ts';
 import { Qcow2Image } from './image.ts';
 import { condemnedImage, ImageFile } from './image-file.ts';
 import {
-  encodeHeader,
   geometryOf,
   type Header,
   magic,
@@ -35,6 +38,7 @@ import {
 import { Mapping } from './mapping.ts';
 import { measureImage } from './measure.ts';
 import { loadSnapshots, Metadata } from './metadata.ts';
+import { encodeHeader } from './new-header.ts';
 import { refcountWidth } from './refcount-width.ts';
 import { Refcounts } from './refcounts.ts';
 import type { SnapshotTable } from './snapshot-table.ts';
@@ -90,9 +94,18 @@ const options: OptionTable = {
   },
   preallocation: {
     type: 'choice',
-    choices: ['off', 'metadata'],
+    choices: ['off', 'metadata', 'falloc', 'full'],
     default: 'off',
-    help: 'metadata: every cluster gets its place now, its bytes are a hole until they are written',
+    help: 'metadata gives every cluster its place, a hole; falloc reserves its space, too; full writes zeros there',
+  },
+  data_file: {
+    type: 'string',
+    help: 'name of a new or empty file that holds the data, the image only metadata; in the folder of the image',
+  },
+  data_file_raw: {
+    type: 'boolean',
+    default: false,
+    help: 'the data file is a raw image of the disk at every moment; implies preallocation=metadata',
   },
   compression_type: {
     type: 'choice',
@@ -138,8 +151,27 @@ function invalidOption(field: string, value: unknown, expected: string): CowlabE
   });
 }
 
+function dataFileOf(given: OptionValues, version: 2 | 3, hasBacking: boolean): { dataFile?: DataFile } {
+  const raw = given.data_file_raw === true;
+  if (given.data_file === undefined) {
+    if (raw) throw invalidOption('data_file_raw', true, 'possible without data_file');
+    return {};
+  }
+  const name = String(given.data_file);
+  if (name === '') throw invalidOption('data_file', '""', 'a name');
+  if (version === 2) throw invalidOption('data_file', name, 'possible with compat=0.10');
+  if (raw && hasBacking) {
+    throw invalidOption(
+      'data_file_raw',
+      true,
+      'possible with a backing file, of which it would know nothing',
+    );
+  }
+  return { dataFile: { name, raw } };
+}
+
 /** The header of a new image of no size yet: one cluster each for the header, the refcount table and its first block. */
-function newHeader({ options: given, backing }: CreateRequest): Header {
+function newHeader({ options: given, backing }: NewImage): Header {
   const clusterBytes = Number(given.cluster_size ?? defaultClusterBytes);
   if (
     !isPowerOfTwo(clusterBytes) ||
@@ -165,6 +197,9 @@ function newHeader({ options: given, backing }: CreateRequest): Header {
   if (version === 2 && extendedL2) throw invalidOption('extended_l2', true, 'possible with compat=0.10');
   if (extendedL2 && clusterBytes < 2 ** minExtendedClusterBits)
     throw invalidOption('extended_l2', true, 'possible with clusters of less than 16 KiB');
+  const dataFile = dataFileOf(given, version, backing !== undefined);
+  if (extendedL2 && dataFile.dataFile !== undefined)
+    throw invalidOption('extended_l2', true, 'possible with data_file');
   return {
     version,
     clusterBits: Math.log2(clusterBytes),
@@ -180,6 +215,7 @@ function newHeader({ options: given, backing }: CreateRequest): Header {
     lazyRefcounts,
     extendedL2,
     autoclear: 0n,
+    ...dataFile,
     refcountBits,
     compressionType,
     nextSnapshotId: 1,
@@ -192,16 +228,12 @@ async function writeEmpty(storage: Storage, header: Header): Promise<void> {
   const { clusterBytes } = geometryOf(header);
   const head = encodeHeader(header);
   if (head === undefined) {
-    const file = header.backing?.file ?? '';
-    throw new CowlabError(
-      'ERR_INVALID_OPTION',
-      `${storage.name}: backing file: its name does not fit the header cluster`,
-      {
-        file: storage.name,
-        field: 'backing file',
-        value: file,
-      },
-    );
+    const [field, value] =
+      header.backing === undefined
+        ? ['data_file', header.dataFile?.name ?? '']
+        : ['backing file', header.backing.file];
+    const problem = `${storage.name}: ${field}: its name does not fit the header cluster`;
+    throw new CowlabError('ERR_INVALID_OPTION', problem, { file: storage.name, field, value });
   }
   const bytes = new Uint8Array(3 * clusterBytes);
   bytes.set(head);
@@ -211,16 +243,19 @@ async function writeEmpty(storage: Storage, header: Header): Promise<void> {
   await storage.write(0, bytes, 'header');
 }
 
-/** Gives every cluster a place in the file. What lies there is a hole, and reads as zeros. */
-async function mapEverything(image: DriverImage, storage: Storage): Promise<void> {
+/** Gives every cluster a place, and takes its space when `how` says so. Until it is written it reads as zeros. */
+async function mapEverything(image: DriverImage, file: ImageFile, how?: Preallocation): Promise<void> {
+  const { storage, dataStorage } = file;
   let end = storage.size();
   for (let offset = 0; offset < image.size; ) {
     const placement = await image.reserve(offset, image.size - offset);
-    end = Math.max(end, placement.hostOffset + placement.length + placement.tail);
+    const length = placement.length + placement.tail;
+    if (how !== undefined) await preallocate(dataStorage, how, placement.hostOffset, length);
+    end = Math.max(end, placement.hostOffset + length);
     await image.commit(placement);
     offset += placement.length;
   }
-  await storage.truncate(end);
+  if (!file.hasDataFile) await storage.truncate(end);
 }
 
 interface Opened {
@@ -270,8 +305,7 @@ async function prepareForWriting(metadata: Metadata): Promise<void> {
   if (file.header.autoclear !== autoclear) await file.update({ autoclear });
 }
 
-async function openStorage(storage: Storage, context: OpenContext): Promise<DriverImage> {
-  const file = await ImageFile.open(storage);
+async function openImage(file: ImageFile, context: OpenContext): Promise<DriverImage> {
   const l2CacheBytes = Number(context.options.l2_cache_size ?? defaultL2CacheBytes);
   const { l1Offset: offset, l1EntryCount: entryCount, backing: reference } = file.header;
   if (file.header.damaged && !context.readOnly && !context.forRepair)
@@ -302,6 +336,14 @@ async function openStorage(storage: Storage, context: OpenContext): Promise<Driv
   });
 }
 
+async function openNew(file: ImageFile): Promise<DriverImage> {
+  const mapping = await Mapping.load(file, { offset: 0, entryCount: 0 }, defaultL2CacheBytes);
+  const snapshots = await loadSnapshots(file);
+  const metadata = await openWritable({ file, mapping, snapshots }, {});
+  const backing = { current: undefined };
+  return new Qcow2Image({ file, mapping, snapshots, metadata, backing, l2CacheBytes: defaultL2CacheBytes });
+}
+
 /** QCOW2 versions 2 and 3 with internal snapshots; QEMU reads and writes what it makes. */
 export const qcow2: BlockDriver = {
   name: 'qcow2',
@@ -314,30 +356,23 @@ export const qcow2: BlockDriver = {
   },
 
   async create(folder: StorageFolder, file: string, request: CreateRequest): Promise<void> {
-    const preallocates = request.options.preallocation === 'metadata';
-    if (preallocates && request.backing !== undefined) {
-      throw invalidOption('preallocation', 'metadata', 'possible with a backing file, which it would hide');
+    const how = request.options.preallocation;
+    if (how !== 'off' && how !== undefined && request.backing !== undefined) {
+      throw invalidOption('preallocation', how, 'possible with a backing file, which it would hide');
     }
+    const header = newHeader(request);
     const storage = await folder.open(file, { readOnly: false, lock: 'exclusive' });
+    let opened: ImageFile | undefined;
     let image: DriverImage | undefined;
     try {
-      await writeEmpty(storage, newHeader(request));
-      const opened = await ImageFile.open(storage);
-      const mapping = await Mapping.load(opened, { offset: 0, entryCount: 0 }, defaultL2CacheBytes);
-      const snapshots = await loadSnapshots(opened);
-      const metadata = await openWritable({ file: opened, mapping, snapshots }, {});
-      image = new Qcow2Image({
-        file: opened,
-        mapping,
-        snapshots,
-        metadata,
-        backing: { current: undefined },
-        l2CacheBytes: defaultL2CacheBytes,
-      });
+      await writeEmpty(storage, header);
+      opened = await ImageFile.open(storage, ({ name }) => request.createPart(name, 'data_file'));
+      image = await openNew(opened);
       await image.resize?.(request.size, {});
-      if (preallocates) await mapEverything(image, storage);
+      if (how === 'metadata') await mapEverything(image, opened);
+      if (how === 'falloc' || how === 'full') await mapEverything(image, opened, how);
     } finally {
-      await (image ?? storage).close();
+      await (image ?? opened ?? storage).close();
     }
   },
 
@@ -347,10 +382,14 @@ export const qcow2: BlockDriver = {
 
   async open(folder: StorageFolder, file: string, context: OpenContext): Promise<DriverImage> {
     const storage = await folder.open(file, { readOnly: context.readOnly, lock: context.lock });
+    let opened: ImageFile | undefined;
     try {
-      return await openStorage(storage, context);
+      opened = await ImageFile.open(storage, ({ name }) =>
+        context.openPart(name, 'header extension.data_file'),
+      );
+      return await openImage(opened, context);
     } catch (error) {
-      await storage.close();
+      await (opened ?? storage).close();
       throw error;
     }
   },

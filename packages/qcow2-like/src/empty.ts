@@ -21,4 +21,7 @@ export async function emptyImage(metadata: Metadata): Promise<void> {
     },
     () => recover(metadata),
   );
+  if (!file.hasDataFile) return;
+  await file.dataStorage.truncate(0);
+  await file.dataStorage.truncate(file.header.size);
 }

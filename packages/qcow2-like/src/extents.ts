@@ -1,6 +1,7 @@
 import { type Awaitable, andThen, type Backing, corrupt, type Extent } from '@cowlab/core';
 import type { CompressedClusters } from './compressed.ts';
 import { fatalCorrupt, malformedEntry } from './corruption.ts';
+import { compressedElsewhere, requireOwnPlace } from './data-file.ts';
 import {
   compressedFlag,
   compressedPlace,
@@ -26,6 +27,7 @@ export interface BackingSlot {
  *   ZERO (version 3)             zero (allocated)
  *   COMPRESSED                   encoded, one cluster
  *   host offset                  data; owned when COPIED is set and the image is writable
+ *   COPIED (external data file)  data at the guest offset, which is the host offset, and may be 0
  *
  * Neighbouring clusters with the same answer (for data: the next host cluster) join, up to the table's end.
  */
@@ -102,10 +104,11 @@ export class Extents {
       };
     }
     const hostOffset = hostOffsetOf(hi, lo);
-    if (hostOffset === 0) {
+    if (hostOffset === 0 && !(this.file.hasDataFile && (hi & copiedFlag) !== 0)) {
       const more = this.#endOfNone(view, index, rest) - index - 1;
       return this.unallocated(offset, Math.min(length, inCluster + more * this.#clusterBytes));
     }
+    if (this.file.hasDataFile) requireOwnPlace(this.file.name, hostOffset, offset - within);
     const more = rest <= 0 ? 0 : this.#endOfData(view, index, hi, hostOffset, rest) - index - 1;
     this.requireInside(hostOffset + more * this.#clusterBytes, index);
     const place = hostOffset + within;
@@ -113,7 +116,7 @@ export class Extents {
     return {
       kind: 'data',
       length: mapped,
-      storage: this.file.storage,
+      storage: this.file.dataStorage,
       hostOffset: place,
       owned: (hi & this.ownFlag) !== 0 && this.file.mayOverwrite(place, mapped, offset),
     };
@@ -159,6 +162,7 @@ export class Extents {
   }
 
   protected encoded(hi: number, lo: number, within: number, length: number): Extent {
+    if (this.file.hasDataFile) throw compressedElsewhere(this.file.name);
     const { offset } = compressedPlace(hi, lo, this.file.header.clusterBits);
     if (offset >= this.file.storage.size()) {
       const problem = 'compressed data past the end of the file';
@@ -179,7 +183,7 @@ export class Extents {
 
   protected requireInside(hostOffset: number, index: number): void {
     if (hostOffset < this.#knownEnd) return;
-    this.#knownEnd = this.file.storage.size();
+    this.#knownEnd = this.file.dataStorage.size();
     if (hostOffset < this.#knownEnd) return;
     throw corrupt(this.file.name, 'l2_table.entry', `data at ${hostOffset} lies past the end of the file`, {
       index,

@@ -1,7 +1,16 @@
-import { type Awaitable, CowlabError, type Purpose, type Storage, viewOf, writeU64BE } from '@cowlab/core';
+import {
+  type Awaitable,
+  andThen,
+  CowlabError,
+  type Purpose,
+  type Storage,
+  viewOf,
+  writeU64BE,
+} from '@cowlab/core';
 import type { Bitmaps } from './bitmaps.ts';
 import { type Codec, codecOf } from './codecs.ts';
 import type { Guard, Structure } from './guard.ts';
+import type { DataFile } from './data-file.ts';
 import { type HeaderChange, rewriteHeader } from './header-area.ts';
 import {
   decodeHeader,
@@ -15,12 +24,17 @@ import {
   sectorBytes,
 } from './layout.ts';
 
+/** Opens the external data file that a header names. */
+export type OpenDataFile = (dataFile: DataFile) => Promise<Storage>;
+
 /*
- * The file with its header. A header change is one write of the first sector, which holds every field that
+ * The file with its header, and beside it the data file where there is one. A header change is one write of the first sector, which holds every field that
  * ever changes: after a power loss it is there or it is not.
  */
 export class ImageFile {
   readonly storage: Storage;
+  /** Where guest clusters are: `storage`, or the external data file. */
+  readonly dataStorage: Storage;
   readonly geometry: Geometry;
   /** How compressed clusters are read and written. */
   readonly codec: Codec;
@@ -31,8 +45,15 @@ export class ImageFile {
   bitmaps: Bitmaps | undefined;
   #page: Uint8Array;
 
-  private constructor(storage: Storage, header: Header, codec: Codec, page: Uint8Array) {
+  private constructor(
+    storage: Storage,
+    header: Header,
+    codec: Codec,
+    page: Uint8Array,
+    dataStorage: Storage = storage,
+  ) {
     this.storage = storage;
+    this.dataStorage = dataStorage;
     this.header = header;
     this.codec = codec;
     this.geometry = geometryOf(header);
@@ -40,13 +61,25 @@ export class ImageFile {
   }
 
   /** Reads and validates the header. Throws `ERR_CORRUPT` or `ERR_UNSUPPORTED` naming the field. */
-  static async open(storage: Storage): Promise<ImageFile> {
+  static async open(storage: Storage, openDataFile: OpenDataFile): Promise<ImageFile> {
     const page = new Uint8Array(Math.min(sectorBytes, storage.size()));
     await storage.read(0, page, 'header');
     const area = new Uint8Array(Math.min(headerAreaBytes(page, storage.name), storage.size()));
     await storage.read(0, area, 'header');
     const header = decodeHeader(area, storage.size(), storage.name);
-    return new ImageFile(storage, header, await codecOf(header.compressionType), area.slice(0, sectorBytes));
+    const codec = await codecOf(header.compressionType);
+    const dataStorage = header.dataFile && (await openDataFile(header.dataFile));
+    return new ImageFile(storage, header, codec, area.slice(0, sectorBytes), dataStorage);
+  }
+
+  /** Guest clusters are in a file of their own, each at its guest offset. */
+  get hasDataFile(): boolean {
+    return this.dataStorage !== this.storage;
+  }
+
+  /** The data file reads as the disk does, at every moment. */
+  get hasRawDataFile(): boolean {
+    return this.header.dataFile?.raw === true;
   }
 
   get name(): string {
@@ -67,7 +100,7 @@ export class ImageFile {
   mayOverwrite(hostOffset: number, bytes: number, guestOffset: number): boolean {
     return (
       !this.header.damaged &&
-      (this.guard === undefined || this.guard.isFree(hostOffset, bytes)) &&
+      (this.hasDataFile || this.guard === undefined || this.guard.isFree(hostOffset, bytes)) &&
       (this.bitmaps === undefined || this.bitmaps.covers(guestOffset, bytes))
     );
   }
@@ -90,6 +123,20 @@ export class ImageFile {
   ): Awaitable<void> {
     this.guard?.assertFree(offset, bytes.length, own);
     return this.storage.write(offset, bytes, purpose);
+  }
+
+  /** Guest bytes first: what metadata points to is durable before it. */
+  flush(): Awaitable<void> {
+    if (!this.hasDataFile) return this.storage.flush();
+    return andThen(this.dataStorage.flush(), () => this.storage.flush());
+  }
+
+  async close(): Promise<void> {
+    try {
+      await this.storage.close();
+    } finally {
+      await this.dataStorage.close();
+    }
   }
 
   /** Writes the changed fields and makes them durable; everything they point to has to be durable already. */

@@ -16,6 +16,7 @@ import {
   type LongCallOptions,
   type OptionValues,
   type Placement,
+  unsupported,
 } from '@cowlab/core';
 import { bitmapDetails } from './bitmap-directory.ts';
 import { amendImage } from './amend.ts';
@@ -24,6 +25,7 @@ import { CompressedClusters } from './compressed.ts';
 import { CompressedWrites } from './compressed-writes.ts';
 import { isFatal } from './corruption.ts';
 import { emptyImage } from './empty.ts';
+import { DataFileReservations } from './data-file-reservations.ts';
 import { type BackingSlot, Extents } from './extents.ts';
 import { assertBackingFits } from './header-area.ts';
 import type { ImageFile } from './image-file.ts';
@@ -49,6 +51,11 @@ import type { SnapshotTable } from './snapshot-table.ts';
  *                      «flush»       what was written is reachable
  *                   3  in memory: counts of what was replaced go down; it can be taken again from here on.
  *                      They reach the disk with step 1 of the next flush.
+ *   data file       its «flush» goes before each «flush» that makes counts and new tables durable, so before the
+ *                   entries that point into it; a flush without changes of metadata is its «flush» alone. Zeros of a
+ *                   discard go into it at once: an entry that a power loss leaves reads them, or what was there
+ *   raw data file   bytes and zeros in place, no entry changes: it has them all. Those that another program left out are
+ *                   made first: zeros «flush» → entries «flush» → the guest's bytes
  *   lazy refcounts  the dirty bit «flush» before the first of these; step 1 leaves counts out, close writes them
  *                   «flush» and clears the bit «flush»
  *   header          always one sector, alone, after a «flush» of all that it points to
@@ -88,12 +95,19 @@ interface SnapshotView {
   readonly of: Qcow2Image;
 }
 
+/** Snapshots share clusters, and a data file has one place for each. */
+const dataFileAlone: NonNullable<DriverImage['withoutSnapshots']> = {
+  field: 'header.incompatible_features',
+  problem: 'has no internal snapshots in an image with an external data file',
+};
+
 export class Qcow2Image implements DriverImage {
   readonly unitBytes: number;
   /** Space is taken by cluster, so whoever may take some holds whole clusters. */
   readonly reserveBytes: number;
-  readonly snapshots: DriverSnapshots;
-  /** Absent where nothing can be written. */
+  readonly snapshots?: DriverSnapshots;
+  readonly withoutSnapshots?: NonNullable<DriverImage['withoutSnapshots']>;
+  /** Absent where nothing can be written, or data lie in a file of their own. */
   readonly writeCompressed?: (offset: number, source: Uint8Array) => Awaitable<readonly GuestRange[]>;
   readonly #parts: ImageParts;
   readonly #extents: Extents;
@@ -111,10 +125,14 @@ export class Qcow2Image implements DriverImage {
     this.#compressed = new CompressedClusters(file);
     const { extendedL2 } = file.header;
     const ExtentsOfKind = extendedL2 ? SubclusterExtents : Extents;
-    const ReservationsOfKind = extendedL2 ? SubclusterReservations : Reservations;
+    const ReservationsOfKind = file.hasDataFile
+      ? DataFileReservations
+      : extendedL2
+        ? SubclusterReservations
+        : Reservations;
     this.#extents = new ExtentsOfKind(file, mapping, this.#compressed, backing, metadata !== undefined);
     this.#reservations = metadata && new ReservationsOfKind(metadata, backing, this.#extents);
-    if (metadata !== undefined && this.#reservations !== undefined) {
+    if (metadata !== undefined && this.#reservations !== undefined && !file.hasDataFile) {
       const writes = new CompressedWrites(metadata, this.#reservations);
       this.writeCompressed = (offset, source) =>
         this.#watched(() =>
@@ -124,10 +142,12 @@ export class Qcow2Image implements DriverImage {
           }),
         );
     }
-    this.snapshots = new Qcow2Snapshots(
-      parts,
-      (viewParts, size) => new Qcow2Image(viewParts, { size, of: this }),
-    );
+    if (file.hasDataFile) this.withoutSnapshots = dataFileAlone;
+    else {
+      const openView = (viewParts: ImageParts, size: number): DriverImage =>
+        new Qcow2Image(viewParts, { size, of: this });
+      this.snapshots = new Qcow2Snapshots(parts, openView);
+    }
   }
 
   get size(): number {
@@ -219,7 +239,11 @@ export class Qcow2Image implements DriverImage {
   async changeBacking(reference: BackingReference | undefined, backing: Backing | undefined): Promise<void> {
     const { metadata, backing: slot, file } = this.#parts;
     if (metadata === undefined) throw this.#readOnly();
-    if (reference !== undefined) assertBackingFits(file.name, reference);
+    if (reference !== undefined) {
+      assertBackingFits(file.name, reference);
+      if (file.hasRawDataFile)
+        throw unsupported(file.name, 'data_file_raw', 'the data file would not be the disk');
+    }
     await metadata.sync();
     await file.rewrite({ backing: reference ?? null });
     const before = slot.current;
@@ -252,8 +276,10 @@ export class Qcow2Image implements DriverImage {
       size: this.size,
       unitBytes: this.unitBytes,
       ...(header.backing && { backing: header.backing }),
-      files: [file.name],
-      storageBytes: await allocatedBytes(file.storage),
+      files: file.hasDataFile ? [file.name, file.dataStorage.name] : [file.name],
+      storageBytes:
+        (await allocatedBytes(file.storage)) +
+        (file.hasDataFile ? await allocatedBytes(file.dataStorage) : 0),
       details: {
         compat: header.version === 3 ? '1.1' : '0.10',
         'cluster size': geometry.clusterBytes,
@@ -263,6 +289,7 @@ export class Qcow2Image implements DriverImage {
         'extended l2': header.extendedL2,
         corrupt: header.damaged,
         snapshots: header.snapshotCount,
+        ...(header.dataFile && { 'data file': header.dataFile.name, 'data file raw': header.dataFile.raw }),
         ...(await bitmapDetails(file)),
       },
     };
@@ -297,7 +324,7 @@ export class Qcow2Image implements DriverImage {
         await this.#watched(() => file.bitmaps?.store());
       }
     } finally {
-      await file.storage.close();
+      await file.close();
       await backing.current?.close();
     }
   }

@@ -17,14 +17,15 @@ export const headerFields = {
   incompatible_features: {
     at: 72,
     bytes: 8,
-    meaning: 'bit 0 dirty, bit 1 corrupt, bit 3 compression type, bit 4 extended L2',
+    meaning:
+      'bit 0 dirty, bit 1 corrupt, bit 2 external data file, bit 3 compression type, bit 4 extended L2',
     valid: 'these bits',
   },
   compatible_features: { at: 80, bytes: 8, meaning: 'bit 0 lazy refcounts', valid: 'any' },
   autoclear_features: {
     at: 88,
     bytes: 8,
-    meaning: 'bit 0 bitmaps are valid',
+    meaning: 'bit 0 bitmaps are valid, bit 1 raw external data',
     valid: 'any; others are cleared by an open for writing',
   },
   refcount_order: { at: 96, bytes: 4, meaning: 'counts have 2^order bits', valid: '0 … 6' },

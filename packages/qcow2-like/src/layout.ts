@@ -1,5 +1,5 @@
 import { corrupt, readU64BE, roundUp, unsupported, viewOf, writeU64BE } from '@cowlab/core';
-import { featureNameTable } from './feature-names.ts';
+import { type DataFile, decodeDataFile, extensionDataFile, incompatibleDataFile } from './data-file.ts';
 import { headerFields as fields } from './layout-fields.ts';
 
 /*
@@ -34,8 +34,8 @@ export const writtenHeaderBytes = 112;
 
 const incompatibleDirty = 1n;
 const incompatibleCorrupt = 2n;
-const incompatibleCompression = 8n;
-const incompatibleExtendedL2 = 16n;
+export const incompatibleCompression = 8n;
+export const incompatibleExtendedL2 = 16n;
 const incompatibleNames: readonly string[] = [
   'dirty',
   'corrupt',
@@ -43,21 +43,20 @@ const incompatibleNames: readonly string[] = [
   'compression type',
   'extended L2 entries',
 ];
-const compatibleLazyRefcounts = 1n;
+export const compatibleLazyRefcounts = 1n;
 export const autoclearBitmaps = 1n;
 
 export const extensionEnd = 0;
 export const extensionBackingFormat = 0xe2792aca;
 export const extensionBitmaps = 0x23852875;
 const extensionEncryption = 0x0537be77;
-const extensionDataFile = 0x44415441;
 /** Names of feature bits, for messages. */
 export const extensionFeatureNames = 0x6803f857;
 /** Ours, "COWL": the next snapshot id, so that an id is never given twice. Others ignore and keep it. */
 export const extensionNextSnapshotId = 0x434f574c;
 
 /** By their numbers in the header. */
-const compressionTypes = ['zlib', 'zstd'] as const;
+export const compressionTypes = ['zlib', 'zstd'] as const;
 export type CompressionType = (typeof compressionTypes)[number];
 
 interface BitmapsPointer {
@@ -88,6 +87,7 @@ export interface Header {
   readonly refcountBits: number;
   readonly compressionType: CompressionType;
   readonly backing?: { readonly file: string; readonly format?: string };
+  readonly dataFile?: DataFile;
   readonly bitmaps?: BitmapsPointer;
   /** From our own extension; absent in images that others made. */
   readonly nextSnapshotId?: number;
@@ -210,6 +210,7 @@ export function decodeHeader(area: Uint8Array, fileBytes: number, file: string):
     refcountBits: features.refcountBits,
     compressionType: features.compressionType,
     ...(backing === undefined ? {} : { backing }),
+    ...decodeDataFile(features, { name: extensions.dataFileName, hasBacking: backing !== undefined }, file),
     ...extensions.kept,
   };
   validateTables(header, fileBytes, file);
@@ -251,7 +252,12 @@ function decodeFeatures(view: DataView, file: string): Features {
     throw corrupt(file, 'header.header_length', `${headerBytes} bytes`, { value: headerBytes });
   }
   const incompatible = view.getBigUint64(fields.incompatible_features.at);
-  const known = incompatibleDirty | incompatibleCorrupt | incompatibleCompression | incompatibleExtendedL2;
+  const known =
+    incompatibleDirty |
+    incompatibleCorrupt |
+    incompatibleDataFile |
+    incompatibleCompression |
+    incompatibleExtendedL2;
   const unknown = incompatible & ~known;
   if (unknown !== 0n) {
     const bit = unknown.toString(2).length - 1;
@@ -296,6 +302,7 @@ function decodeCompressionType(
 
 interface Extensions {
   readonly backingFormat?: string;
+  readonly dataFileName?: string;
   readonly kept: Partial<Pick<Header, 'bitmaps' | 'nextSnapshotId' | 'nextSnapshotIdAt'>>;
 }
 
@@ -303,6 +310,7 @@ interface Extensions {
 function decodeExtensions(area: Uint8Array, start: number, file: string): Extensions {
   const view = viewOf(area);
   let backingFormat: string | undefined;
+  let dataFileName: string | undefined;
   let kept: Extensions['kept'] = {};
   for (let at = start; at + 8 <= area.length; ) {
     const type = view.getUint32(at);
@@ -317,7 +325,7 @@ function decodeExtensions(area: Uint8Array, start: number, file: string): Extens
     if (type === extensionEncryption)
       throw unsupported(file, 'header extension.encryption', 'a LUKS header (extension 0x0537be77)');
     if (type === extensionDataFile)
-      throw unsupported(file, 'header extension.data_file', 'external data file');
+      dataFileName = new TextDecoder().decode(area.subarray(data, data + bytes));
     if (type === extensionBackingFormat)
       backingFormat = new TextDecoder().decode(area.subarray(data, data + bytes));
     if (type === extensionBitmaps) kept = { ...kept, bitmaps: decodeBitmaps(view, data, bytes, file) };
@@ -327,7 +335,11 @@ function decodeExtensions(area: Uint8Array, start: number, file: string): Extens
     }
     at = data + roundUp(bytes, 8);
   }
-  return backingFormat === undefined ? { kept } : { backingFormat, kept };
+  return {
+    kept,
+    ...(backingFormat !== undefined && { backingFormat }),
+    ...(dataFileName !== undefined && { dataFileName }),
+  };
 }
 
 function decodeBitmaps(view: DataView, at: number, bytes: number, file: string): BitmapsPointer {
@@ -387,6 +399,12 @@ function validateTables(header: Header, fileBytes: number, file: string): void {
     const problem = `${header.snapshotCount} snapshots`;
     throw unsupported(file, 'header.nb_snapshots', problem, { value: header.snapshotCount });
   }
+  if (header.extendedL2 && header.dataFile !== undefined) {
+    throw unsupported(file, 'header.incompatible_features', 'extended L2 entries with an external data file');
+  }
+  if (header.snapshotCount > 0 && header.dataFile !== undefined) {
+    throw unsupported(file, 'header.nb_snapshots', 'internal snapshots with an external data file');
+  }
   if (header.snapshotCount > 0) {
     requireRegion(header.snapshotTableOffset, 1, clusterBytes, fileBytes, file, 'header.snapshots_offset');
   }
@@ -439,56 +457,4 @@ function setFeature(view: DataView, at: number, bit: bigint, on: boolean | undef
   if (on === undefined) return;
   const others = view.getBigUint64(at) & ~bit;
   view.setBigUint64(at, on ? others | bit : others);
-}
-
-const featureNames = featureNameTable();
-
-/** A new image's header with extensions and backing name; at most one cluster, or undefined when it does not fit. */
-export function encodeHeader(header: Header): Uint8Array | undefined {
-  const text = new TextEncoder();
-  const name = text.encode(header.backing?.file ?? '');
-  const format = text.encode(header.backing?.format ?? '');
-  const start = header.version === 3 ? writtenHeaderBytes : v2HeaderBytes;
-  const namesAt = start + 16 + (format.length > 0 ? 8 + roundUp(format.length, 8) : 0);
-  // As QEMU does it: names of features are for those who have room.
-  const hasRoom = namesAt + 8 + featureNames.length + 8 + name.length <= 2 ** header.clusterBits;
-  const hasNames = header.version === 3 && hasRoom;
-  const nameAt = namesAt + (hasNames ? 8 + featureNames.length : 0) + 8;
-  const bytes = new Uint8Array(roundUp(nameAt + name.length, sectorBytes));
-  if (bytes.length > 2 ** header.clusterBits) return undefined;
-  const view = viewOf(bytes);
-  view.setUint32(fields.magic.at, magic);
-  view.setUint32(fields.version.at, header.version);
-  view.setUint32(fields.cluster_bits.at, header.clusterBits);
-  if (name.length > 0) {
-    writeU64BE(view, fields.backing_file_offset.at, nameAt);
-    view.setUint32(fields.backing_file_size.at, name.length);
-    bytes.set(name, nameAt);
-  }
-  const { version, dirty: _dirty, damaged: _damaged, autoclear: _autoclear, ...patch } = header;
-  patchHeader(bytes, patch);
-  if (version === 3) {
-    const incompatible =
-      (header.compressionType === 'zlib' ? 0n : incompatibleCompression) |
-      (header.extendedL2 ? incompatibleExtendedL2 : 0n);
-    view.setBigUint64(fields.incompatible_features.at, incompatible);
-    view.setUint8(fields.compression_type.at, compressionTypes.indexOf(header.compressionType));
-    view.setBigUint64(fields.compatible_features.at, header.lazyRefcounts ? compatibleLazyRefcounts : 0n);
-    view.setUint32(fields.refcount_order.at, Math.log2(header.refcountBits));
-    view.setUint32(fields.header_length.at, writtenHeaderBytes);
-  }
-  view.setUint32(start, extensionNextSnapshotId);
-  view.setUint32(start + 4, 8);
-  writeU64BE(view, start + 8, header.nextSnapshotId ?? 1);
-  if (format.length > 0) {
-    view.setUint32(start + 16, extensionBackingFormat);
-    view.setUint32(start + 20, format.length);
-    bytes.set(format, start + 24);
-  }
-  if (hasNames) {
-    view.setUint32(namesAt, extensionFeatureNames);
-    view.setUint32(namesAt + 4, featureNames.length);
-    bytes.set(featureNames, namesAt + 8);
-  }
-  return bytes;
 }

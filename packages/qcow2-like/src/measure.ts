@@ -19,8 +19,11 @@ export async function measureImage(
     throw new CowlabError('ERR_TOO_LARGE', `size: ${problem}`, { field: 'size', value: size });
   }
   const l1Clusters = Math.ceil((l2Clusters * 8) / clusterBytes);
-  const counted = 1 + l2Clusters + l1Clusters + dataClusters;
+  const isElsewhere = options['data_file'] !== undefined;
+  const counted = 1 + l2Clusters + l1Clusters + (isElsewhere ? 0 : dataClusters);
   const total = (counted + refcountClusters(counted, clusterBytes, refcountsPerBlock)) * clusterBytes;
+  // A data file is as long as the disk from the beginning.
+  if (isElsewhere) return { requiredBytes: total + size, fullyAllocatedBytes: total + size };
   const isFull = options['preallocation'] === 'falloc' || options['preallocation'] === 'full';
   const written = isFull ? dataClusters : await countUnits(runs, clusterBytes);
   return {

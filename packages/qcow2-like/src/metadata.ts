@@ -116,6 +116,8 @@ export class Metadata {
   /** Notes that an L2 entry no longer refers to its clusters. */
   releaseEntry(hi: number, lo: number, discard: boolean): void {
     const { clusterBytes } = this.file.geometry;
+    // Clusters in a data file are not counted.
+    if (this.file.hasDataFile) return;
     if ((hi & compressedFlag) !== 0) {
       const { offset, end } = compressedPlace(hi, lo, this.file.header.clusterBits);
       const first = Math.floor(offset / clusterBytes);
@@ -129,13 +131,15 @@ export class Metadata {
   /** At the end of a turn that changed something: writes back when the caches ask for it. */
   settle(): Awaitable<void> {
     const { tables } = this.mapping;
-    if (tables.dirtyCount * 2 > tables.capacity || this.refcounts.writeBackDue) return this.#writeBack();
+    if (tables.dirtyCount * 2 > tables.capacity || this.refcounts.writeBackDue) return this.writeBack();
   }
 
   flush(): Awaitable<void> {
     this.assertUsable();
-    if (!this.turns.busy && !this.#mustWriteBack) return this.file.storage.flush();
-    return this.turns.take(() => (this.#mustWriteBack ? this.#writeBack() : this.file.storage.flush()));
+    // All metadata are durable then, and what is left are bytes of the guest.
+    const { dataStorage } = this.file;
+    if (!this.turns.busy && !this.#mustWriteBack) return dataStorage.flush();
+    return this.turns.take(() => (this.#mustWriteBack ? this.writeBack() : dataStorage.flush()));
   }
 
   /** With lazy refcounts, changed counts alone can wait: the dirty bit says that they do. */
@@ -148,19 +152,20 @@ export class Metadata {
     return version === 3 && lazyRefcounts;
   }
 
-  async #writeBack(): Promise<void> {
-    const { storage } = this.file;
+  /** What a flush does, for those who have the turn. */
+  async writeBack(): Promise<void> {
+    const { file } = this;
     const mapped = this.mapping.hasChanges;
     const counted = !this.#isLazy || this.refcounts.writeBackDue;
     if (this.#isLazy && !this.file.header.dirty) await this.file.update({ dirty: true });
     if (counted) await this.refcounts.write();
     await this.mapping.writeFresh();
-    await storage.flush();
+    await file.flush();
     if (counted) this.refcounts.written();
     this.mapping.freshWritten();
     if (mapped) {
       await this.mapping.write();
-      await storage.flush();
+      await file.storage.flush();
       this.mapping.written();
     }
     await this.refcounts.applyReleases();
@@ -170,13 +175,13 @@ export class Metadata {
   async sync(): Promise<void> {
     this.assertUsable();
     await this.turns.take(async () => {
-      if (this.mapping.hasChanges) await this.#writeBack();
+      if (this.mapping.hasChanges) await this.writeBack();
       await this.refcounts.applyReleases();
       while (this.refcounts.hasChanges) {
         await this.writeAll();
         await this.refcounts.applyReleases();
       }
-      await this.file.storage.flush();
+      await this.file.flush();
       if (this.#isLazy && this.file.header.dirty) await this.file.update({ dirty: false });
     });
   }

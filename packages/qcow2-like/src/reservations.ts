@@ -51,7 +51,7 @@ class Qcow2Placement implements PlacedRun {
 }
 
 /** Space that the guest has already; nothing around what is written has to be filled in. */
-class InPlace implements Placement {
+export class InPlace implements Placement {
   readonly storage: Storage;
   readonly guestOffset: number;
   readonly length: number;
@@ -68,7 +68,7 @@ class InPlace implements Placement {
   }
 }
 
-interface Request {
+export interface Request {
   readonly offset: number;
   readonly length: number;
   /** Bytes from the start of the first cluster. */
@@ -191,7 +191,17 @@ export class Reservations {
   }
 
   /** Makes whole clusters read as zeros; the range may end with the disk. */
-  async unmap(offset: number, length: number, mode: 'discard' | 'zero'): Promise<void> {
+  unmap(offset: number, length: number, mode: 'discard' | 'zero'): Awaitable<void> {
+    return this.clearEntries(offset, length, mode);
+  }
+
+  /** What lies between becomes a part of the disk, which grows: it reads as zeros. */
+  async include(from: number, to: number): Promise<void> {
+    if (from < to) await this.clearEntries(from, to - from, 'discard');
+  }
+
+  /** As `unmap`, by entries. */
+  async clearEntries(offset: number, length: number, mode: 'discard' | 'zero'): Promise<void> {
     this.metadata.assertUsable();
     const end = offset + length;
     const last = this.metadata.mapping.l1EntryCount;
@@ -253,7 +263,7 @@ export class Reservations {
     const isNone = hi === 0 && lo === 0;
     if (!this.#hasZeroFlag) return shows ? 'write zeros' : isNone ? undefined : 'none';
     const isZero = (hi & compressedFlag) === 0 && (lo & zeroFlag) !== 0;
-    const hasCluster = (hi & compressedFlag) !== 0 || hostOffsetOf(hi, lo) !== 0;
+    const hasCluster = (hi & (compressedFlag | copiedFlag)) !== 0 || hostOffsetOf(hi, lo) !== 0;
     if (isNone && !shows) return undefined;
     if (isZero && (mode === 'zero' || (!hasCluster && shows))) return undefined;
     if (mode === 'zero' && (hi & copiedFlag) !== 0) return 'zero, cluster kept';
@@ -297,7 +307,7 @@ export class Reservations {
 
 type ZeroedEntry = 'none' | 'zero' | 'zero, cluster kept' | 'write zeros';
 
-function isOwned(view: DataView, index: number): boolean {
+export function isOwned(view: DataView, index: number): boolean {
   return (view.getUint32(index * 8) & (copiedFlag | compressedFlag)) >>> 0 === copiedFlag;
 }
 

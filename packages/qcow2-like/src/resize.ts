@@ -13,6 +13,11 @@ import type { Reservations } from './reservations.ts';
  *            → header.size
  *   shrink   header.size → clusters past the new end are given back
  *
+ * An external data file is as long as the disk. It becomes shorter after the header does, and longer before:
+ *
+ *   grow     … clusters past the old end; raw: their entries, over zeros → the file's length «flush» → header.size
+ *   shrink   header.size → the file's length → entries past the new end are given up
+ *
  * A power loss after a shrink may leave clusters past the end; a later grow clears them, as it does anyway.
  */
 
@@ -36,10 +41,12 @@ export async function resizeImage(parts: ResizeParts, size: number, options: Lon
 }
 
 async function shrink({ metadata, writes }: ResizeParts, present: number, size: number): Promise<void> {
-  const { unitBytes } = metadata.file.geometry;
-  await metadata.file.update({ size });
+  const { file } = metadata;
+  const { unitBytes } = file.geometry;
+  await file.update({ size });
+  if (file.hasDataFile) await file.dataStorage.truncate(size);
   const from = Math.ceil(size / unitBytes) * unitBytes;
-  if (from < present) await writes.unmap(from, present - from, 'discard');
+  if (from < present) await writes.clearEntries(from, present - from, 'discard');
   await metadata.sync();
 }
 
@@ -50,8 +57,11 @@ async function grow(parts: ResizeParts, present: number, size: number): Promise<
   const entryCount = Math.ceil(size / l2SpanBytes);
   if (entryCount > metadata.mapping.l1EntryCount) await growL1(metadata, entryCount);
   const from = Math.ceil(present / unitBytes) * unitBytes;
+  // What a power loss in a shrink has left there would come into sight.
+  if (file.hasDataFile && file.dataStorage.size() > present) await file.dataStorage.truncate(present);
   await clearTail(parts, present, from);
-  if (from < size) await writes.unmap(from, size - from, 'discard');
+  await writes.include(from, size);
+  if (file.hasDataFile) await file.dataStorage.truncate(size);
   await metadata.sync();
   await file.update({ size });
 }

@@ -22,6 +22,8 @@ interface Misplaced {
 export async function separateData(metadata: Metadata, census: Census): Promise<boolean> {
   const { file } = metadata;
   const { clusterBytes } = file.geometry;
+  // Entries of an external data file name places elsewhere.
+  if (file.hasDataFile) return false;
   const misplaced = await findMisplaced(metadata, census);
   if (misplaced === undefined || misplaced.length === 0) return false;
   let cluster = Math.max(census.references.end, Math.ceil(file.storage.size() / clusterBytes));

@@ -7,7 +7,8 @@ import { join } from 'node:path';
 import type { BackingReference } from '@cowlab/core';
 import { describe, expect, it } from 'vitest';
 import { rewriteHeader } from '../src/header-area.ts';
-import { decodeHeader, encodeHeader, type Header } from '../src/layout.ts';
+import { decodeHeader, type Header } from '../src/layout.ts';
+import { encodeHeader } from '../src/new-header.ts';
 import { qemuIsMissing } from './lab.ts';
 
 const FILE_BYTES = 2 ** 40;

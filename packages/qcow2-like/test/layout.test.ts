@@ -8,7 +8,8 @@ import {
   setCompressedEntry,
   setEntry,
 } from '../src/entries.ts';
-import { decodeHeader, encodeHeader, type Header, maxBackingNameBytes } from '../src/layout.ts';
+import { decodeHeader, type Header, maxBackingNameBytes } from '../src/layout.ts';
+import { encodeHeader } from '../src/new-header.ts';
 import { refcountWidth } from '../src/refcount-width.ts';
 import {
   decodeSnapshotTable,

@@ -217,7 +217,7 @@ describe('creating an image', () => {
     [{ compat: '0.10', extended_l2: true }, 'extended_l2'],
     [{ cluster_size: 8 * KIB, extended_l2: true }, 'extended_l2'],
     [{ compat: '1.2' }, 'compat'],
-    [{ preallocation: 'full' }, 'preallocation'],
+    [{ preallocation: 'some' }, 'preallocation'],
   ])('with %j is refused, naming the option', async (options, field) => {
     await expect(newImage(MIB, options)).rejects.toMatchObject({
       code: 'ERR_INVALID_OPTION',

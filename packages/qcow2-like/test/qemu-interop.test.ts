@@ -242,15 +242,4 @@ describe.skipIf(qemuIsMissing)('we read what QEMU writes', () => {
       expect((await qemu.bytes('disk.qcow2', '-l', 'compressed')).equals(padded)).toBe(true);
     },
   );
-
-  it.each([['an external data file', ['-o', 'data_file=data.raw'], 'header.incompatible_features']])(
-    'but not one with %s, which is named in the error',
-    async (_, options, field) => {
-      await qemu.img('create', '-f', 'qcow2', ...options, 'disk.qcow2', '40M');
-      await expect(openFile('disk.qcow2')).rejects.toMatchObject({
-        code: 'ERR_UNSUPPORTED',
-        data: { file: 'disk.qcow2', field },
-      });
-    },
-  );
 });

@@ -41,6 +41,10 @@ export class DirtyStorage implements Storage {
     return this.#change(() => this.#inner.discard(offset, length, purpose));
   }
 
+  allocate(offset: number, length: number, purpose?: Purpose): Awaitable<void> {
+    return this.#change(() => this.#inner.allocate(offset, length, purpose));
+  }
+
   truncate(length: number): Awaitable<void> {
     return this.#change(() => this.#inner.truncate(length));
   }

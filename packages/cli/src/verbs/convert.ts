@@ -138,7 +138,7 @@ interface NewImage {
   readonly compress?: boolean;
 }
 
-/** Makes the target and fills it; a target that could not be filled is removed again. */
+/** Makes the target and fills it; a target that could not be filled is removed again, with all its files. */
 async function copyInto(
   source: Disk,
   target: string,
@@ -149,8 +149,10 @@ async function copyInto(
   // A raw file may have any length; what other formats round up to reads as zeros.
   const size = Math.ceil(source.size / multiple) * multiple;
   await createDisk(target, { driver, size, options });
+  let made: Iterable<string> = [path.basename(target)];
   try {
-    const { disk } = await openImage(target, { format: driver.name, writable: true });
+    const { disk, files } = await openImage(target, { format: driver.name, writable: true });
+    made = files;
     await closing(disk, target, () => {
       if (compress && disk.compression === 'none') throw storesPlainly(`this kind of ${driver.name} image`);
       return compress || disk.compression === 'only'
@@ -158,7 +160,8 @@ async function copyInto(
         : copyDisk(source, disk, call);
     });
   } catch (error) {
-    await new FileFolder(path.dirname(target)).remove(path.basename(target));
+    const folder = new FileFolder(path.dirname(target));
+    for (const file of made) await folder.remove(file);
     throw error;
   }
 }

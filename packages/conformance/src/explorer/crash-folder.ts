@@ -107,11 +107,12 @@ export class CrashFolder extends InterceptedFolder {
     this.#entries.push({ kind: 'name', set: { name: to, file }, ...(removes && { unset: from }) });
   }
 
-  #noteContent({ method, offset, length, source, purpose }: StorageCall, file: FileId): void {
+  #noteContent({ method, offset, length, source, purpose, storage }: StorageCall, file: FileId): void {
     const change = (at: number, bytes?: Uint8Array): unknown =>
       this.#entries.push({ kind: 'content', file, offset: at, purpose, ...(bytes && { bytes }) });
     if (method === 'flush') this.#entries.push({ kind: 'flush', file });
     if (method === 'truncate') change(length);
+    if (method === 'allocate' && storage?.size() === offset + length) change(offset + length);
     if (method === 'write' && source !== undefined) change(offset, source.slice());
     if (method === 'zero') change(offset, new Uint8Array(length));
     if (method === 'discard') change(offset, new Uint8Array(length).fill(undefinedByte));

@@ -154,6 +154,11 @@ class PageStorage implements Storage {
     this.file.clear(offset, Math.min(length, Math.max(0, this.file.size - offset)));
   }
 
+  allocate(offset: number, length: number): void {
+    this.#assertWritable();
+    if (offset + length > this.file.size) this.file.resize(offset + length);
+  }
+
   flush(): void {
     this.#assertOpen();
   }

@@ -26,6 +26,7 @@ const everything: Fault['methods'] = [
   'write',
   'zero',
   'discard',
+  'allocate',
   'flush',
   'truncate',
   'status',
@@ -37,7 +38,7 @@ const everything: Fault['methods'] = [
   'list',
   'flushFolder',
 ];
-const spaceTaking: Fault['methods'] = ['write', 'zero', 'truncate', 'create', 'link', 'rename'];
+const spaceTaking: Fault['methods'] = ['write', 'zero', 'allocate', 'truncate', 'create', 'link', 'rename'];
 
 const methodsOf: Readonly<Record<FaultKind, Fault['methods']>> = {
   EIO: everything,

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { dirname } from 'node:path';
-import { checkOptions, createDisk, openDisk } from '@cowlab/core';
+import { checkOptions, createDisk, openDisk, type Storage } from '@cowlab/core';
 import { assertSameBytes, failsWith } from '../expect.ts';
 import { mainFile, type Lab } from '../lab.ts';
 import { baseFile, makeBase, overlay } from '../overlay.ts';
@@ -163,7 +163,8 @@ async function makeChain(lab: Lab, links: number): Promise<void> {
     const file = `link${link}.img`;
     const backing = { file: `link${link - 1}.img`, format: driver.name };
     await (await folder.create(file)).close();
-    await driver.create(folder, file, { size: lab.size(6), backing, options });
+    const createPart = (name: string): Promise<Storage> => folder.create(name);
+    await driver.create(folder, file, { size: lab.size(6), backing, options, createPart });
   }
 }
 

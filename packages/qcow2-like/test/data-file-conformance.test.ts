@@ -1,0 +1,13 @@
+// The whole suite once more for images with an external data file, which are short of some capabilities.
+
+import { conformance } from '@cowlab/conformance';
+import { describe } from 'vitest';
+import { withDataFile } from './data-file-driver.ts';
+
+describe.each([
+  { raw: false, options: { cluster_size: 4096 } },
+  { raw: false, options: { cluster_size: 512, lazy_refcounts: true } },
+  { raw: true, options: { cluster_size: 4096, preallocation: 'falloc' } },
+])('with a data file, %o', ({ raw, options }) => {
+  conformance({ driver: withDataFile(raw), options, judge: { format: 'qcow2' } });
+});
