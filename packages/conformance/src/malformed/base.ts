@@ -1,4 +1,6 @@
 import {
+  commitDisk,
+  type CommitReport,
   createDisk,
   type Disk,
   type FoundStructure,
@@ -111,6 +113,10 @@ export function openIn(
   readOnly: boolean,
 ): Promise<Disk> {
   return openDisk({ folder, file: imageFile }, { drivers: [driver], format: driver.name, readOnly });
+}
+
+export function commitIn({ driver }: ConformanceSubject, folder: StorageFolder): Promise<CommitReport> {
+  return commitDisk({ folder, file: imageFile }, { drivers: [driver], format: driver.name });
 }
 
 export async function makeBase(recipe: Recipe, seed: number): Promise<Base> {

@@ -3,7 +3,8 @@ import { type CheckReport, CowlabError, type Disk, isCowlabError } from '@cowlab
 import { assertSameBytes } from '../expect.ts';
 import { pattern } from '../random.ts';
 import type { ConformanceSubject } from '../subject.ts';
-import { backingFile, type Base, type Files, filesOf, folderWith, openIn } from './base.ts';
+import { amended, amendmentsOf } from '../amendments.ts';
+import { backingFile, type Base, commitIn, type Files, filesOf, folderWith, openIn } from './base.ts';
 import { BoundedFolder, type Bounds } from './bounded-folder.ts';
 
 /*
@@ -102,6 +103,7 @@ class Exercise {
     const seen = await this.#phase('read-only', (folder) => this.#readOnly(folder));
     const canWrite = this.#subject.driver.capabilities.write;
     if (canWrite) await this.#phase('writing', (folder) => this.#writing(folder, seen));
+    if (canWrite) await this.#phase('verbs', (folder) => this.#verbs(folder, seen));
     const isRepaired = canWrite ? await this.#phase('repair', (folder) => this.#repair(folder)) : false;
     const isWhole = seen.view !== undefined && seen.isClean;
     return { ...(seen.refused && { refused: seen.refused }), isClean: isWhole, isRepaired };
@@ -212,6 +214,37 @@ class Exercise {
     assertSameView(await viewOf(again, 'reopened'), expected, 'after a write and a reopening');
     const report = await coded('check', () => again.check());
     assert.ok(isClean(report), `check found nothing, and after a write: ${problemOf(report)}`);
+    await again.close();
+  }
+
+  /** What changes an image and leaves its disk: another backing, other options, a commit. */
+  async #verbs(folder: BoundedFolder, seen: { view?: View; isClean: boolean }): Promise<void> {
+    const { driver, drivers = [driver] } = this.#subject;
+    const { capabilities } = driver;
+    const results: unknown[] = [];
+    for (const amendment of amendmentsOf(driver)) {
+      results.push(await coded('amend', () => amended(folder, driver, drivers, amendment)));
+    }
+    if (capabilities.empty) results.push(await coded('commit', () => commitIn(this.#subject, folder)));
+    if (capabilities.changeBacking) {
+      const disk = await coded('open', () => openIn(this.#subject, folder, false));
+      if (failed(disk)) return;
+      let steps = 0;
+      const aborted = new AbortController();
+      // Of a disk that says it is large, not all has to be walked.
+      const onProgress = (): void => void (++steps === most && aborted.abort());
+      const { signal } = aborted;
+      results.push(await coded('rebase', () => disk.rebase(null, { signal, onProgress })));
+      results.push(await coded('close', () => disk.close()));
+    }
+    if (!seen.isClean || seen.view === undefined) return;
+    const again = await coded('open again', () => openIn(this.#subject, folder, true));
+    if (failed(again)) assert.fail(`check found nothing, and after the verbs: ${again.message}`);
+    assertSameView(await viewOf(again, 'after the verbs'), seen.view, 'after the verbs');
+    if (!results.some(failed)) {
+      const report = await coded('check', () => again.check());
+      assert.ok(isClean(report), `check found nothing, and after the verbs: ${problemOf(report)}`);
+    }
     await again.close();
   }
 
