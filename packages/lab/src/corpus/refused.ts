@@ -21,12 +21,6 @@ function has(name: string, ...values: string[]): (layer: Layer) => boolean {
 
 const refusals: readonly Refusal[] = [
   {
-    feature: 'external data file',
-    what: 'read',
-    code: 'ERR_UNSUPPORTED',
-    applies: has('data_file', 'top.data'),
-  },
-  {
     feature: 'streamOptimized',
     what: 'read',
     code: 'ERR_UNSUPPORTED',
