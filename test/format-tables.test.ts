@@ -24,6 +24,7 @@ const formats: readonly [string, string, FieldTable][] = [
   ['qcow2-like', 'snapshot', qcow2.snapshotFields],
   ['qcow2-like', 'bitmap', qcow2.bitmapFields],
   ['vmdk-chain', 'header', vmdk.headerFields],
+  ['vmdk-chain', 'marker', vmdk.markerFields],
 ];
 
 const isWriting = process.env['COWLAB_WRITE_TABLES'] !== undefined;

@@ -160,6 +160,26 @@ describe('convert -c', () => {
     expect(await readdir(dirname(at('source')))).toEqual(['source']);
   });
 
+  it('makes a stream-optimized vmdk image, with -c and without', async () => {
+    await makeSample(at('source'), 'qcow2');
+    const options = ['-O', 'vmdk', '-o', 'subformat=streamOptimized'];
+    await mustRun('convert', ...options, at('source'), at('one.vmdk'));
+    await mustRun('convert', '-c', ...options, at('source'), at('two.vmdk'));
+    for (const name of ['one.vmdk', 'two.vmdk']) {
+      await mustRun('compare', '-q', at('source'), at(name));
+      expect((await cowlab('check', '-q', at(name))).status).toBe(0);
+    }
+    const { status, stderr } = await cowlab('snapshot', '-c', 'no', at('one.vmdk'));
+    expect(status).toBe(1);
+    expect(stderr).toContain('can only be opened read-only');
+    const plain = await cowlab('convert', '-c', '-O', 'vmdk', at('source'), at('three.vmdk'));
+    expect(plain).toMatchObject({
+      status: 1,
+      stderr: 'cowlab: -c: this kind of vmdk image stores nothing compressed\n',
+    });
+    expect(await readdir(dirname(at('source')))).not.toContain('three.vmdk');
+  });
+
   it('is refused with -n', async () => {
     const argv = ['convert', '-c', '-n', '--from', 'a', '-O', 'qcow2', at('source'), at('target')];
     expect(await cowlab(...argv)).toMatchObject({

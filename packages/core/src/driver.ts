@@ -244,7 +244,8 @@ export interface DriverImage {
   /**
    * True for an image that is being written as a stream: it takes compressed writes only, each unit once, in the order
    * of the disk, and leaves none of them over; what was left out reads as zeros. Other changes reject with
-   * `ERR_UNSUPPORTED`, and so does a write behind the last one.
+   * `ERR_UNSUPPORTED`, and so does a write behind the last one. It is whole, and can be read, when `close` has returned; a
+   * flush before that promises nothing.
    */
   readonly compressedOnly?: boolean;
   /** The range reads as zeros from now on. `discard` frees its space; `zero` may keep it. */

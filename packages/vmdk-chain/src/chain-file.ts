@@ -11,11 +11,14 @@ import {
   type StorageFolder,
   unsupported,
 } from '@cowlab/core';
+import { NO_PARENT } from './descriptor.ts';
 import { DescriptorRoom } from './descriptor-room.ts';
 import { headerIn, readHead, SparseExtent } from './extent.ts';
 import { DEFAULT_GRAIN_BYTES, signatureOf } from './layout.ts';
 import type { Part, PartPlacement } from './part.ts';
 import { closeAll, grainBytesOf, openParts, sparseOf } from './parts.ts';
+import { openStream, StreamExtent } from './stream-extent.ts';
+import { StreamWriter } from './stream-writer.ts';
 
 /*
  * One link of a chain: the file that has the descriptor, and the extents that this names. Knows nothing of its parent but
@@ -83,7 +86,12 @@ export class ChainFile {
     this.#only = parts.length === 1 ? parts[0] : undefined;
     const last = parts.at(-1)!;
     this.size = last.start + last.size;
-    this.#unitBytes = grainBytesOf(parts) ?? room.descriptor.childGrainBytes ?? DEFAULT_GRAIN_BYTES;
+    const stream = this.stream ?? this.streamWriter;
+    this.#unitBytes =
+      grainBytesOf(parts) ??
+      stream?.header.grainBytes ??
+      room.descriptor.childGrainBytes ??
+      DEFAULT_GRAIN_BYTES;
   }
 
   /** Opens and validates a file. Throws `ERR_NOT_FOUND`, `ERR_CORRUPT`, `ERR_UNSUPPORTED`; modifies nothing. */
@@ -211,6 +219,15 @@ export class ChainFile {
     return this.#only instanceof SparseExtent ? this.#only : undefined;
   }
 
+  /** Present while the file is written as a stream. */
+  get streamWriter(): StreamWriter | undefined {
+    return this.#only instanceof StreamWriter ? this.#only : undefined;
+  }
+
+  get stream(): StreamExtent | undefined {
+    return this.#only instanceof StreamExtent ? this.#only : undefined;
+  }
+
   /** Whether this opening has a CID of its own already: then writes may go in place. */
   get cidIsNew(): boolean {
     return this.#room.cidIsNew;
@@ -257,6 +274,8 @@ export class ChainFile {
 
   reserve(offset: number, length: number): Awaitable<PartPlacement> {
     const part = this.partAt(offset);
+    // Who takes no such write refuses it before anything changes.
+    if (part instanceof StreamWriter) return part.reserve();
     const most = Math.min(length, part.start + part.size - offset);
     if (this.#room.cidIsNew && !part.crowded) return part.reserve(offset, most);
     return this.#prepare(part).then(() => part.reserve(offset, most));
@@ -267,7 +286,7 @@ export class ChainFile {
     const end = offset + length;
     for (let at = offset; at < end; ) {
       const part = this.partAt(at);
-      await this.#prepare(part);
+      if (!(part instanceof StreamWriter)) await this.#prepare(part);
       at = await part.unmap(at, Math.min(end, part.start + part.size), covers);
     }
   }
@@ -338,7 +357,7 @@ async function readEmbedded(
   head: Uint8Array,
   { readOnly, cacheBytes }: Omit<FileOptions, 'lock'>,
 ): Promise<Contents> {
-  const header = headerIn(file, storage, head, readOnly);
+  const header = await headerIn(file, storage, head, readOnly);
   const { descriptorOffset, descriptorBytes } = header;
   if (descriptorOffset === 0) {
     throw unsupported(file, 'header.descriptorOffset', 'extent without an embedded descriptor', { value: 0 });
@@ -349,13 +368,16 @@ async function readEmbedded(
     length: descriptorBytes,
   });
   const createType = createTypeOf(file, room);
-  if (!isType(createType, ['monolithicSparse'])) throw unsupportedType(file, createType);
-  if (header.streamOptimized) {
-    throw unsupported(file, 'header.flags', 'compressed grains or markers are not supported');
-  }
+  const wanted = header.streamOptimized ? 'streamOptimized' : 'monolithicSparse';
+  if (!isType(createType, [wanted])) throw unsupportedType(file, createType);
   const extents = room.descriptor.extents(file);
   if (extents.length !== 1 || extents[0]?.type !== 'SPARSE') {
     throw unsupported(file, 'descriptor.extent', `${extents.length} extents, where one SPARSE is expected`);
+  }
+  if (header.streamOptimized) {
+    const isChild = room.parentCid !== NO_PARENT;
+    const part = await openStream(file, storage, header, { readOnly, cacheBytes, isChild });
+    return { room, parts: [part], storages: [storage] };
   }
   const options = { start: 0, size: header.size, readOnly, cacheBytes };
   const extent = await SparseExtent.read(file, storage, header, options);
@@ -418,7 +440,7 @@ async function withDescriptor<T>(
     if (signatureOf(head) === 'descriptor') {
       return use(await DescriptorRoom.read(file, { storage, offset: 0, length: undefined }), true);
     }
-    const { descriptorOffset, descriptorBytes } = headerIn(file, storage, head, true);
+    const { descriptorOffset, descriptorBytes } = await headerIn(file, storage, head, true);
     const room = { storage, offset: descriptorOffset, length: descriptorBytes };
     return use(await DescriptorRoom.read(file, room), false);
   } finally {

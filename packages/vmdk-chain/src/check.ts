@@ -18,6 +18,7 @@ import {
   ZEROED_GRAIN,
 } from './layout.ts';
 import { assertNotAborted } from './merge.ts';
+import { checkStream, type OnFinding } from './stream-check.ts';
 import { TablePieces, WINDOW_BYTES } from './table-stream.ts';
 
 /*
@@ -120,6 +121,10 @@ interface Totals {
 
 async function checkExtents(file: ChainFile, report: Report, onTable: () => void): Promise<Totals> {
   const totals: Totals = { allocatedBytes: 0, imageEndBytes: 0 };
+  if (file.stream !== undefined) {
+    const found: OnFinding = (severity, ...about) => report.add(severity, file.file, ...about);
+    return checkStream(file.stream, found, onTable);
+  }
   const sparse = file.sparseExtents;
   for (const extent of sparse) {
     const usage = await readUsage(extent, report, onTable);

@@ -41,7 +41,7 @@ const capabilities: Capabilities = {
   empty: true,
   backingContentId: true,
   resize: 'none',
-  compress: 'none',
+  compress: 'streams',
   compact: 'none',
   measure: true,
   amend: [],
@@ -58,7 +58,7 @@ const options: OptionTable = {
     type: 'choice',
     choices: SUBFORMATS,
     default: 'monolithicSparse',
-    help: 'kind of disk: one file or several, sparse or flat',
+    help: 'kind of disk: one file or several, sparse or flat; streamOptimized is written once, compressed, by convert',
   },
   grain_size: {
     type: 'size',

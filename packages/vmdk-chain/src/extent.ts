@@ -17,6 +17,7 @@ import {
   ZEROED_GRAIN,
 } from './layout.ts';
 import type { Part, PartPlacement } from './part.ts';
+import { decodeFooter, FOOTER_BYTES, isDirectoryAtEnd } from './stream-layout.ts';
 import { type GrainTable, GrainTables } from './tables.ts';
 
 /*
@@ -296,7 +297,12 @@ export async function readHead(storage: Storage): Promise<Uint8Array> {
 }
 
 /** The header of a sparse extent. Throws `ERR_CORRUPT` and `ERR_UNSUPPORTED`. */
-export function headerIn(file: string, storage: Storage, bytes: Uint8Array, readOnly: boolean): SparseHeader {
+export async function headerIn(
+  file: string,
+  storage: Storage,
+  bytes: Uint8Array,
+  readOnly: boolean,
+): Promise<SparseHeader> {
   switch (signatureOf(bytes)) {
     case 'descriptor':
     case 'other':
@@ -306,7 +312,8 @@ export function headerIn(file: string, storage: Storage, bytes: Uint8Array, read
     case 'sparse':
   }
   if (storage.size() < SECTOR) throw corrupt(file, 'header', 'file ends inside the header');
-  const header = decodeHeader(file, bytes, storage.size());
+  const decisive = isDirectoryAtEnd(bytes) ? await readFooter(file, storage) : bytes;
+  const header = decodeHeader(file, decisive, storage.size());
   if (header.version === 3 && !readOnly && !header.streamOptimized) {
     // Version 3 may have a changed-block map beside it, which a writer would have to keep.
     throw unsupported(file, 'header.version', '3 can only be opened read-only', { value: 3 });
@@ -314,8 +321,17 @@ export function headerIn(file: string, storage: Storage, bytes: Uint8Array, read
   return header;
 }
 
+/** The header that counts where the first one does not know the directory. */
+async function readFooter(file: string, storage: Storage): Promise<Uint8Array> {
+  const bytes = new Uint8Array(Math.min(FOOTER_BYTES, storage.size()));
+  await storage.read(storage.size() - bytes.length, bytes, 'header');
+  const footer = decodeFooter(file, bytes);
+  if (signatureOf(footer) === 'sparse') return footer;
+  throw corrupt(file, 'footer.magicNumber', 'no header of a sparse extent');
+}
+
 /** A directory, validated. The header's check has made sure that it lies inside the file. */
-async function readDirectory(
+export async function readDirectory(
   file: string,
   storage: Storage,
   header: SparseHeader,

@@ -10,6 +10,7 @@ import {
   type DriverImage,
   type DriverSnapshots,
   type Extent,
+  type GuestRange,
   type ImageInfo,
   type ImageStats,
   type OpenContext,
@@ -70,6 +71,9 @@ export class VmdkImage implements DriverImage {
   readonly surroundings: Surroundings;
   readonly snapshots: VmdkSnapshotOperations;
   readonly size: number;
+  /** Both only for a file that is written as a stream. */
+  readonly writeCompressed?: (offset: number, source: Uint8Array) => Awaitable<readonly GuestRange[]>;
+  readonly compressedOnly?: boolean;
   #own: ChainFile;
   #link: Link | undefined;
   readonly #onClose: (() => void) | undefined;
@@ -81,6 +85,10 @@ export class VmdkImage implements DriverImage {
     this.size = own.size;
     this.#onClose = onClose;
     this.snapshots = surroundings.snapshotsOf(this);
+    const { streamWriter } = own;
+    if (streamWriter === undefined) return;
+    this.compressedOnly = true;
+    this.writeCompressed = (offset, source) => streamWriter.write(offset, source);
   }
 
   get file(): string {

@@ -5,15 +5,16 @@ export const headerFields = {
   version: {
     at: 4,
     bytes: 4,
-    meaning: '3 may have a list of changed blocks beside it; 1 in ours, 2 with zeroed grains',
+    meaning:
+      '3 is a stream, or may have a list of changed blocks beside it; 1 in ours, 2 with zeroed grains, 3 in streams',
     valid: '1, 2; 3 read-only',
   },
   flags: {
     at: 8,
     bytes: 4,
     meaning:
-      'bit 0 newLineChars are valid, bit 1 redundant directory, bit 2 zeroed grains, bit 16 compressed, bit 17 markers; ours have bits 0, 1 and, with zeroed grains, 2',
-    valid: 'bits 16 and 17 clear; unknown ones are passed over',
+      'bit 0 newLineChars are valid, bit 1 redundant directory, bit 2 zeroed grains, bit 16 compressed, bit 17 markers; ours have bits 0, 1 and, with zeroed grains, 2; streams 0, 16 and 17',
+    valid: 'bits 16 and 17 both or none; unknown ones are passed over',
   },
   capacity: {
     at: 12,
@@ -44,8 +45,8 @@ export const headerFields = {
   gdOffset: {
     at: 56,
     bytes: 8,
-    meaning: 'grain directory; behind the redundant tables in ours',
-    valid: '1 …, inside the file',
+    meaning: 'grain directory; behind the redundant tables in ours; all ones in a stream: see the footer',
+    valid: '1 …, inside the file; all ones with bit 16',
   },
   overHead: {
     at: 64,
@@ -61,5 +62,31 @@ export const headerFields = {
     meaning: 'line feed, space, carriage return, line feed: shows a transfer as text',
     valid: 'exactly, with flag bit 0',
   },
-  compressAlgorithm: { at: 77, bytes: 2, meaning: '0 in ours', valid: '0' },
+  compressAlgorithm: {
+    at: 77,
+    bytes: 2,
+    meaning: '0 in ours, 1 (deflate) in streams',
+    valid: '0; 1 with bit 16',
+  },
+} as const;
+
+export const markerFields = {
+  value: {
+    at: 0,
+    bytes: 8,
+    meaning: 'of a grain: its first sector in the disk; else the sectors that follow the marker',
+    valid: 'as the table says; inside the file',
+  },
+  size: {
+    at: 8,
+    bytes: 4,
+    meaning: 'of a grain: bytes of its zlib stream, which begins at 12; else 0',
+    valid: 'up to two grains',
+  },
+  type: {
+    at: 12,
+    bytes: 4,
+    meaning: '0 end, 1 grain table, 2 grain directory, 3 footer; a grain has its bytes here',
+    valid: '0 … 3',
+  },
 } as const;

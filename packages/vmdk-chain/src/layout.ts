@@ -50,7 +50,7 @@ const DESCRIPTOR_SIGNATURE = '# disk descriptorfile';
 /** What an image may make a reader allocate; nothing sensible comes near. */
 const MAX_GRAIN_SECTORS: number = (64 * 1024 * 1024) / SECTOR;
 export const MAX_DESCRIPTOR_BYTES: number = 1024 * 1024;
-const MAX_TABLES: number = 2 ** 23;
+export const MAX_TABLES: number = 2 ** 23;
 
 /** The header of an extent, validated against its file. Offsets and sizes are in bytes. */
 export interface SparseHeader {
@@ -69,7 +69,7 @@ export interface SparseHeader {
   /** Where metadata ends and grains may begin. */
   readonly overheadBytes: number;
   readonly zeroedGrains: boolean;
-  /** Compressed grains or markers: a stream-optimized extent. */
+  /** Compressed grains with markers; see stream-layout.ts. */
   readonly streamOptimized: boolean;
 }
 
@@ -158,9 +158,7 @@ export function decodeHeader(file: string, bytes: Uint8Array, fileBytes: number)
   const view = viewOf(bytes);
   const version = view.getUint32(fields.version.at, true);
   const flags = view.getUint32(fields.flags.at, true);
-  const streamOptimized =
-    (flags & (FLAG_COMPRESSED | FLAG_MARKERS)) !== 0 ||
-    view.getUint16(fields.compressAlgorithm.at, true) !== 0;
+  const streamOptimized = isStream(file, view, flags);
   if (version < 1 || version > 3) {
     throw unsupported(file, 'header.version', `${version} is not 1, 2 or 3`, { value: version });
   }
@@ -175,7 +173,6 @@ export function decodeHeader(file: string, bytes: Uint8Array, fileBytes: number)
   const descriptorOffset = sectors('descriptorOffset');
   const descriptorBytes = descriptorOffset === 0 ? 0 : sectors('descriptorSize');
   if (descriptorOffset !== 0) checkDescriptorPlace(file, descriptorOffset, descriptorBytes, fileBytes);
-  // A stream-optimized extent keeps its directory elsewhere; only its descriptor is of interest here.
   const size = sectors('capacity');
   const grainBytes = checkGrain(file, sectors('grainSize'), size);
   const entries = view.getUint32(fields.numGTEsPerGT.at, true);
@@ -199,14 +196,30 @@ export function decodeHeader(file: string, bytes: Uint8Array, fileBytes: number)
     descriptorOffset,
     descriptorBytes,
     tableCount,
-    directoryOffset: streamOptimized ? 0 : sectors('gdOffset'),
+    directoryOffset: sectors('gdOffset'),
     redundantDirectoryOffset: hasRedundant ? sectors('rgdOffset') : undefined,
     overheadBytes: sectors('overHead'),
     zeroedGrains: (flags & FLAG_ZEROED_GRAIN) !== 0,
     streamOptimized,
   };
-  if (!streamOptimized) checkDirectories(file, header, fileBytes);
+  checkDirectories(file, header, fileBytes);
   return header;
+}
+
+/** Grains are compressed, with deflate and behind headers that say how long they are, or none of it. */
+function isStream(file: string, view: DataView, flags: number): boolean {
+  const stream = flags & (FLAG_COMPRESSED | FLAG_MARKERS);
+  const algorithm = view.getUint16(fields.compressAlgorithm.at, true);
+  if (stream === 0 && algorithm === 0) return false;
+  if (stream !== (FLAG_COMPRESSED | FLAG_MARKERS)) {
+    throw unsupported(file, 'header.flags', 'compressed grains and markers, one without the other', {
+      value: flags,
+    });
+  }
+  if (algorithm === 1) return true;
+  throw unsupported(file, 'header.compressAlgorithm', `${algorithm} is not 1 (deflate)`, {
+    value: algorithm,
+  });
 }
 
 /** A field of 64 bits that counts sectors, in bytes. */

@@ -20,6 +20,8 @@ import {
   type SparseHeader,
 } from './layout.ts';
 import { MAX_EXTENTS } from './parts.ts';
+import { planStream } from './stream-layout.ts';
+import { writeEmptyStream } from './stream-writer.ts';
 
 /*
  * New, empty disks. The extents come first, each flushed; then the descriptor that names them. File names are QEMU's:
@@ -34,6 +36,7 @@ export const SUBFORMATS: readonly string[] = [
   'monolithicFlat',
   'twoGbMaxExtentSparse',
   'twoGbMaxExtentFlat',
+  'streamOptimized',
 ];
 
 export interface NewMonolithic {
@@ -66,6 +69,27 @@ export async function createMonolithic(file: string, storage: Storage, fields: N
   await writeSparse(storage, header, text);
 }
 
+/** Writes a stream without grains: one that can be written, once. */
+async function createStream(file: string, storage: Storage, fields: NewMonolithic): Promise<void> {
+  if (fields.parent !== undefined) {
+    const problem = 'a streamOptimized disk is written as a whole';
+    throw new CowlabError('ERR_UNSUPPORTED', `${file}: backing file: ${problem}`, {
+      file,
+      field: 'backing file',
+    });
+  }
+  const header = planStream(file, fields.size, fields.grainBytes);
+  const line: ExtentLine = {
+    access: 'RW',
+    sectors: fields.size / SECTOR,
+    type: 'SPARSE',
+    fileName: fields.extentName,
+  };
+  const descriptor = describe(fields, 'streamOptimized', [line]);
+  const text = padded(file, descriptor, { storage, length: header.descriptorBytes });
+  await writeEmptyStream(storage, header, text);
+}
+
 /** Writes an empty disk of any kind; `storage` is its file. Takes back what it has made when it fails. */
 export async function createNewDisk(
   folder: StorageFolder,
@@ -74,6 +98,7 @@ export async function createNewDisk(
   fields: NewDisk,
 ): Promise<void> {
   if (fields.subformat === 'monolithicSparse') return createMonolithic(file, storage, fields);
+  if (fields.subformat === 'streamOptimized') return createStream(file, storage, fields);
   const isFlat = fields.subformat.endsWith('Flat');
   if (isFlat && fields.parent !== undefined) {
     const problem = `a ${fields.subformat} disk has no grains that could be missing`;

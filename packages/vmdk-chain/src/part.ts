@@ -10,6 +10,7 @@ import type { Awaitable, Extent, Placement, ReadSource, Storage } from '@cowlab/
  *   flat      its bytes in the file                 in place                       a hole in the file
  *   zero      zeros                                 refused                        nothing to do
  *   closed    refused (NOACCESS)                    refused                        refused
+ *   stream    the grain, decoded, zeros, or parent  refused; units while new       refused
  *   guarded   what the part in it says (RDONLY)     refused                        refused
  */
 
@@ -41,7 +42,7 @@ export interface Part {
   readonly crowded: boolean;
   /** Makes everything committed durable, in crash-safe order. */
   flush(): Awaitable<void>;
-  /** Cuts off what was set aside and never used. */
+  /** The last change before a close: cuts off what was set aside and never used, or ends a stream. */
   trim(): Promise<void>;
   /** Nothing will be written any more. */
   freeze(): void;

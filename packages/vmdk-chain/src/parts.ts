@@ -158,7 +158,7 @@ class PartOpener implements OpenedParts {
     const { start, size, field } = place;
     const { access, cacheBytes, lines } = this.#request;
     const { storage } = await this.#open(line.fileName ?? '', field, true);
-    const header = headerIn(storage.name, storage, await readHead(storage), access.readOnly);
+    const header = await headerIn(storage.name, storage, await readHead(storage), access.readOnly);
     if (header.streamOptimized) {
       throw unsupported(storage.name, 'header.flags', 'compressed grains or markers are not supported');
     }

@@ -105,6 +105,9 @@ export class VmdkSnapshots implements VmdkSnapshotOperations {
   }
 
   async create(name: string, createdAt: Date): Promise<SnapshotInfo> {
+    if (this.#image.compressedOnly === true) {
+      throw unsupported(this.#image.file, 'header.flags', 'a stream-optimized disk has no snapshots');
+    }
     const directory = await this.#loadOwn();
     const { entry, publish } = await this.#freezeFront(directory, name, createdAt);
     await this.#folder.flush();

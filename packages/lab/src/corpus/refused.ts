@@ -8,7 +8,7 @@ import type { Layer, Recipe } from './recipe.ts';
 
 export interface Refusal {
   readonly feature: string;
-  /** `read`: an open of any kind; `write`: only one for writing. */
+  /** `read`: an open of any kind; `write`: only one for writing, so what is under an image does not matter. */
   readonly what: 'read' | 'write';
   readonly code: ErrorCode;
   /** Whether some layer has the feature: what is under an image is opened with it. */
@@ -22,12 +22,13 @@ function has(name: string, ...values: string[]): (layer: Layer) => boolean {
 const refusals: readonly Refusal[] = [
   {
     feature: 'streamOptimized',
-    what: 'read',
+    what: 'write',
     code: 'ERR_UNSUPPORTED',
     applies: has('subformat', 'streamOptimized'),
   },
 ];
 
 export function refusalOf({ layers }: Recipe, what: Refusal['what']): Refusal | undefined {
-  return refusals.find((each) => each.what === what && layers.some((layer) => each.applies(layer)));
+  const concerned = what === 'read' ? layers : layers.slice(-1);
+  return refusals.find((each) => each.what === what && concerned.some((layer) => each.applies(layer)));
 }
