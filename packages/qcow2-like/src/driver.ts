@@ -243,8 +243,11 @@ async function writeEmpty(storage: Storage, header: Header): Promise<void> {
   await storage.write(0, bytes, 'header');
 }
 
-/** Gives every cluster a place, and takes its space when `how` says so. Until it is written it reads as zeros. */
-async function mapEverything(image: DriverImage, file: ImageFile, how?: Preallocation): Promise<void> {
+/**
+ * Gives every cluster a place, and takes its space when `how` says so. Until it is written it reads as zeros, or as the
+ * backing that the header names.
+ */
+async function mapEverything(image: Qcow2Image, file: ImageFile, how?: Preallocation): Promise<void> {
   const { storage, dataStorage } = file;
   let end = storage.size();
   for (let offset = 0; offset < image.size; ) {
@@ -252,7 +255,7 @@ async function mapEverything(image: DriverImage, file: ImageFile, how?: Prealloc
     const length = placement.length + placement.tail;
     if (how !== undefined) await preallocate(dataStorage, how, placement.hostOffset, length);
     end = Math.max(end, placement.hostOffset + length);
-    await image.commit(placement);
+    await (file.header.backing === undefined ? image.commit(placement) : image.setAside(placement));
     offset += placement.length;
   }
   if (!file.hasDataFile) await storage.truncate(end);
@@ -336,7 +339,7 @@ async function openImage(file: ImageFile, context: OpenContext): Promise<DriverI
   });
 }
 
-async function openNew(file: ImageFile): Promise<DriverImage> {
+async function openNew(file: ImageFile): Promise<Qcow2Image> {
   const mapping = await Mapping.load(file, { offset: 0, entryCount: 0 }, defaultL2CacheBytes);
   const snapshots = await loadSnapshots(file);
   const metadata = await openWritable({ file, mapping, snapshots }, {});
@@ -357,18 +360,18 @@ export const qcow2: BlockDriver = {
 
   async create(folder: StorageFolder, file: string, request: CreateRequest): Promise<void> {
     const how = request.options.preallocation;
-    if (how !== 'off' && how !== undefined && request.backing !== undefined) {
+    const header = newHeader(request);
+    if (how !== 'off' && how !== undefined && request.backing !== undefined && !header.extendedL2) {
       throw invalidOption('preallocation', how, 'possible with a backing file, which it would hide');
     }
-    const header = newHeader(request);
     const storage = await folder.open(file, { readOnly: false, lock: 'exclusive' });
     let opened: ImageFile | undefined;
-    let image: DriverImage | undefined;
+    let image: Qcow2Image | undefined;
     try {
       await writeEmpty(storage, header);
       opened = await ImageFile.open(storage, ({ name }) => request.createPart(name, 'data_file'));
       image = await openNew(opened);
-      await image.resize?.(request.size, {});
+      await image.resize(request.size, {});
       if (how === 'metadata') await mapEverything(image, opened);
       if (how === 'falloc' || how === 'full') await mapEverything(image, opened, how);
     } finally {

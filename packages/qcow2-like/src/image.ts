@@ -183,6 +183,13 @@ export class Qcow2Image implements DriverImage {
     return this.#watched(() => this.#writable().commit(placement));
   }
 
+  /** Of a new image over a backing: every unit gets its place, and reads as the backing does until it is written. */
+  setAside(placement: Placement): Awaitable<void> {
+    const writes = this.#writable();
+    if (writes instanceof SubclusterReservations) return writes.setAside(placement);
+    throw new TypeError('only an extended L2 entry has a place for what the backing answers for');
+  }
+
   abort(placement: Placement): void {
     this.#writable().abort(placement);
   }

@@ -162,12 +162,16 @@ export class Reservations {
 
   commit(placement: Placement): Awaitable<void> {
     if (placement instanceof InPlace) return;
-    const { guestOffset } = placement;
+    return this.inTableOf(placement, (table) => this.enter(table, placement as PlacedRun));
+  }
+
+  /** A turn in which the table of a placement is changed. */
+  protected inTableOf({ guestOffset }: Placement, change: (table: Table) => void): Awaitable<void> {
     const l1Index = Math.floor(guestOffset / this.#spanBytes);
     return this.metadata.turns.take(() => {
       this.metadata.assertUsable();
       return this.metadata.withOwnTable(l1Index, (table) => {
-        this.enter(table, placement as PlacedRun);
+        change(table);
         return this.metadata.settle();
       });
     });

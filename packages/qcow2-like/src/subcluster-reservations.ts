@@ -238,6 +238,20 @@ export class SubclusterReservations extends Reservations {
     }
   }
 
+  /** As `commit`, but the subclusters stay as they are: new clusters are set aside for those to come. */
+  setAside(placement: Placement): Awaitable<void> {
+    const { guestOffset, run } = placement as SubclusterPlacement;
+    const { clusterBytes } = this.metadata.file.geometry;
+    return this.inTableOf(placement, (table) => {
+      const from = this.#placeOf(table, Math.floor(guestOffset / clusterBytes));
+      for (let nth = 0; nth < run.count; nth += 1) {
+        const at = from + nth * extendedEntryBytes;
+        setEntryAt(table.view, at, (run.first + nth) * clusterBytes, copiedFlag, 0);
+        this.metadata.mapping.tables.markDirty(table, at, at + extendedEntryBytes);
+      }
+    });
+  }
+
   protected override async unmapInTable(
     l1Index: number,
     from: number,

@@ -374,6 +374,30 @@ describe.skipIf(qemuIsMissing)('with QEMU', () => {
     await qemu.assertSees('disk.qcow2', expected);
   });
 
+  it.each(['metadata', 'falloc', 'full'])(
+    'a preallocated overlay (%s) that we made has places for all, and shows its backing',
+    async (preallocation) => {
+      await writeFile(qemu.path('base.raw'), base);
+      await createDisk(qemu.path('disk.qcow2'), {
+        driver: qcow2,
+        drivers,
+        size: SIZE,
+        backing: { file: 'base.raw', format: 'raw' },
+        options: { ...extended, preallocation },
+      });
+      const expected = Buffer.concat([base, Buffer.alloc(SIZE - base.length)]);
+      await qemu.assertSees('disk.qcow2', expected);
+      const disk = await openFile();
+      const { imageEndBytes, allocatedBytes } = await disk.check();
+      expect(allocatedBytes).toBe(SIZE);
+      await disk.write(3 * CLUSTER + 100, bufferOf(5000, 1));
+      expected.set(bufferOf(5000, 1), 3 * CLUSTER + 100);
+      expect(await disk.check()).toMatchObject({ corruptions: 0, leaks: 0, imageEndBytes });
+      await disk.close();
+      await qemu.assertSees('disk.qcow2', expected);
+    },
+  );
+
   it('a disk is made larger and smaller, and no byte that was out of sight comes back', async () => {
     await createDisk(qemu.path('disk.qcow2'), { driver: qcow2, size: 2 * CLUSTER, options: extended });
     const disk = await openFile();
