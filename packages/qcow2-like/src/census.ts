@@ -234,19 +234,20 @@ class Counting implements Census {
 
   /** Clusters in a data file have no counts; each lies at its guest offset. How many entries have one. */
   #countInDataFile(view: DataView, l1Index: number): number {
-    const { clusterBytes } = this.#file.geometry;
-    const { size } = this.#file.header;
+    const { clusterBytes, l2EntryBytes, l2EntryCount } = this.#file.geometry;
+    const { size, extendedL2 } = this.#file.header;
+    const flags = extendedL2 ? 0 : zeroFlag;
     let mapped = 0;
-    for (let at = 0; at < view.byteLength; at += 8) {
+    for (let at = 0; at < view.byteLength; at += l2EntryBytes) {
       const hi = view.getUint32(at);
       const lo = view.getUint32(at + 4);
       const hostOffset = hostOffsetOf(hi, lo);
-      const offset = (l1Index * (view.byteLength / 8) + at / 8) * clusterBytes;
+      const offset = (l1Index * l2EntryCount + at / l2EntryBytes) * clusterBytes;
       if ((hi & (copiedFlag | compressedFlag)) === 0 && hostOffset === 0) continue;
       const problem =
         (hi & compressedFlag) !== 0
           ? 'is of a compressed cluster, with an external data file'
-          : isMalformed(hi, lo, clusterBytes, zeroFlag)
+          : isMalformed(hi, lo, clusterBytes, flags)
             ? 'has reserved bits set'
             : hostOffset !== offset
               ? 'points elsewhere than to its guest offset'
@@ -254,7 +255,7 @@ class Counting implements Census {
                 ? 'points past the end of the data file'
                 : undefined;
       if (problem === undefined) mapped += 1;
-      else this.#problem('L2 table', `entry ${at / 8} ${problem}`, hostOffset);
+      else this.#problem('L2 table', `entry ${at / l2EntryBytes} ${problem}`, hostOffset);
     }
     return mapped;
   }
@@ -262,12 +263,12 @@ class Counting implements Census {
   #checkBitmaps(table: TableAt, view: DataView): void {
     let canMend = false;
     for (let at = 0; at < view.byteLength; at += extendedEntryBytes) {
-      const problem = bitmapProblem(view, at);
+      const problem = bitmapProblem(view, at, this.#file.hasDataFile);
       if (problem === undefined) continue;
       const message = `entry ${at / extendedEntryBytes}: ${problem}`;
       const found = { structure: subclusterBitmap, message, hostOffset: table.hostOffset + at };
-      this.#note(isMendable(view, at) ? { ...found, isMendable: true } : found);
-      canMend ||= isMendable(view, at);
+      this.#note(isMendable(view, at, this.#file.hasDataFile) ? { ...found, isMendable: true } : found);
+      canMend ||= isMendable(view, at, this.#file.hasDataFile);
     }
     if (canMend) this.mendable.push(table);
   }

@@ -281,9 +281,11 @@ async function repair(metadata: Metadata, census: Census, setCounts: () => Promi
 /** No count and no other entry depends on a bitmap that can be mended, so each is mended by itself. */
 async function mendBitmaps(metadata: Metadata, { mendable }: Census): Promise<void> {
   if (mendable.length === 0) return;
+  const { hasDataFile } = metadata.file;
   await walkTables(metadata.file, mendable, (_, view) => {
     for (let at = 0; at < view.byteLength; at += extendedEntryBytes) {
-      if (bitmapProblem(view, at) !== undefined && isMendable(view, at)) mendBitmap(view, at);
+      if (bitmapProblem(view, at, hasDataFile) !== undefined && isMendable(view, at, hasDataFile))
+        mendBitmap(view, at);
     }
     return true;
   });

@@ -146,7 +146,7 @@ function isMapped(view: DataView, index: number): boolean {
 }
 
 /** Zeros, but none past the end, where they are anyway. */
-async function zeroInside(storage: Storage, offset: number, length: number): Promise<void> {
+export async function zeroInside(storage: Storage, offset: number, length: number): Promise<void> {
   const inside = Math.min(length, storage.size() - offset);
   if (inside > 0) await storage.zero(offset, inside);
 }

@@ -198,8 +198,6 @@ function newHeader({ options: given, backing }: NewImage): Header {
   if (extendedL2 && clusterBytes < 2 ** minExtendedClusterBits)
     throw invalidOption('extended_l2', true, 'possible with clusters of less than 16 KiB');
   const dataFile = dataFileOf(given, version, backing !== undefined);
-  if (extendedL2 && dataFile.dataFile !== undefined)
-    throw invalidOption('extended_l2', true, 'possible with data_file');
   return {
     version,
     clusterBits: Math.log2(clusterBytes),

@@ -26,6 +26,7 @@ import { CompressedWrites } from './compressed-writes.ts';
 import { isFatal } from './corruption.ts';
 import { emptyImage } from './empty.ts';
 import { DataFileReservations } from './data-file-reservations.ts';
+import { DataFileSubclusters } from './data-file-subclusters.ts';
 import { type BackingSlot, Extents } from './extents.ts';
 import { assertBackingFits } from './header-area.ts';
 import type { ImageFile } from './image-file.ts';
@@ -125,10 +126,12 @@ export class Qcow2Image implements DriverImage {
     this.#compressed = new CompressedClusters(file);
     const { extendedL2 } = file.header;
     const ExtentsOfKind = extendedL2 ? SubclusterExtents : Extents;
-    const ReservationsOfKind = file.hasDataFile
-      ? DataFileReservations
-      : extendedL2
-        ? SubclusterReservations
+    const ReservationsOfKind = extendedL2
+      ? file.hasDataFile
+        ? DataFileSubclusters
+        : SubclusterReservations
+      : file.hasDataFile
+        ? DataFileReservations
         : Reservations;
     this.#extents = new ExtentsOfKind(file, mapping, this.#compressed, backing, metadata !== undefined);
     this.#reservations = metadata && new ReservationsOfKind(metadata, backing, this.#extents);

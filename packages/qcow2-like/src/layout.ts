@@ -399,9 +399,6 @@ function validateTables(header: Header, fileBytes: number, file: string): void {
     const problem = `${header.snapshotCount} snapshots`;
     throw unsupported(file, 'header.nb_snapshots', problem, { value: header.snapshotCount });
   }
-  if (header.extendedL2 && header.dataFile !== undefined) {
-    throw unsupported(file, 'header.incompatible_features', 'extended L2 entries with an external data file');
-  }
   if (header.snapshotCount > 0 && header.dataFile !== undefined) {
     throw unsupported(file, 'header.nb_snapshots', 'internal snapshots with an external data file');
   }

@@ -1,4 +1,5 @@
 import type { Extent } from '@cowlab/core';
+import { requireOwnPlace } from './data-file.ts';
 import { compressedFlag, copiedFlag, hostOffsetOf, isMalformed } from './entries.ts';
 import { Extents } from './extents.ts';
 import { subclusterCount } from './layout.ts';
@@ -31,7 +32,7 @@ export class SubclusterExtents extends Extents {
     const cluster = Math.floor(offset / clusterBytes);
     const within = offset - cluster * clusterBytes;
     const at = (cluster - table.index * l2EntryCount) * extendedEntryBytes;
-    requireSoundEntry(view, at, clusterBytes, this.file.name);
+    requireSoundEntry(view, at, this.file);
     const hi = view.getUint32(at);
     const lo = view.getUint32(at + 4);
     if ((hi & compressedFlag) !== 0)
@@ -45,6 +46,7 @@ export class SubclusterExtents extends Extents {
     if (((allocated >>> first) & 1) === 0)
       return this.unallocated(offset, bytesOf(this.#runOf(neither, view, at, first, wanted)));
     const hostOffset = hostOffsetOf(hi, lo);
+    if (this.file.hasDataFile) requireOwnPlace(this.file.name, hostOffset, offset - within);
     let units = onesFrom(allocated, first);
     if (units < wanted && first + units === subclusterCount)
       units += this.#dataBehind(view, at, hostOffset, wanted - units);
@@ -55,7 +57,7 @@ export class SubclusterExtents extends Extents {
     return {
       kind: 'data',
       length: mapped,
-      storage: this.file.storage,
+      storage: this.file.dataStorage,
       hostOffset: place,
       owned: (hi & this.ownFlag) !== 0 && this.file.mayOverwrite(place, mapped, offset),
     };
@@ -81,7 +83,7 @@ export class SubclusterExtents extends Extents {
     return (
       (hi & compressedFlag) === 0 &&
       !isMalformed(hi, view.getUint32(at + 4), this.file.geometry.clusterBytes, 0) &&
-      bitmapProblem(view, at) === undefined
+      bitmapProblem(view, at, this.file.hasDataFile) === undefined
     );
   }
 

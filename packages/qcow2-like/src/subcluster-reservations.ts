@@ -3,12 +3,14 @@ import { compressedFlag, copiedFlag, hostOffsetOf, setEntryAt } from './entries.
 import { writeAround } from './fill.ts';
 import { subclusterCount } from './layout.ts';
 import type { ClusterRun } from './refcounts.ts';
-import { type PlacedRun, Reservations } from './reservations.ts';
+import { type PlacedRun, type Request, Reservations } from './reservations.ts';
 import {
   allocatedAt,
   allSubclusters,
   bitsBetween,
   extendedEntryBytes,
+  hasCluster,
+  isThere,
   onesBelow,
   onesFrom,
   requireSoundEntry,
@@ -42,14 +44,7 @@ interface Copy {
 }
 
 interface SubclusterPlacement extends PlacedRun {
-  readonly copies: readonly Copy[];
-}
-
-interface Request {
-  readonly offset: number;
-  readonly length: number;
-  /** Bytes from the start of the first cluster. */
-  readonly within: number;
+  readonly copies?: readonly Copy[];
 }
 
 /** What an entry becomes. */
@@ -64,7 +59,7 @@ export class SubclusterReservations extends Reservations {
   override reserve(offset: number, length: number): Awaitable<Placement> {
     return andThen(super.reserve(offset, length), (placement) => {
       const { copies } = placement as SubclusterPlacement;
-      return copies.length === 0 ? placement : this.#copy(placement, copies);
+      return copies === undefined || copies.length === 0 ? placement : this.#copy(placement, copies);
     });
   }
 
@@ -88,7 +83,7 @@ export class SubclusterReservations extends Reservations {
     const { clusterBytes } = this.metadata.file.geometry;
     const cluster = Math.floor(offset / clusterBytes);
     const request = { offset, length, within: offset - cluster * clusterBytes };
-    const at = this.#placeOf(table, cluster);
+    const at = this.placeOf(table, cluster);
     const wanted = Math.min(
       (view.byteLength - at) / extendedEntryBytes,
       Math.ceil((request.within + length) / clusterBytes),
@@ -102,7 +97,7 @@ export class SubclusterReservations extends Reservations {
   }
 
   /** Where in its L2 table the entry of a guest cluster is. */
-  #placeOf(table: Table, cluster: number): number {
+  protected placeOf(table: Table, cluster: number): number {
     return (cluster - table.index * this.metadata.file.geometry.l2EntryCount) * extendedEntryBytes;
   }
 
@@ -110,13 +105,13 @@ export class SubclusterReservations extends Reservations {
   override requireSound(view: DataView, index: number): void {
     const { file } = this.metadata;
     const at = index * extendedEntryBytes;
-    requireSoundEntry(view, at, file.geometry.clusterBytes, file.name);
+    requireSoundEntry(view, at, file);
     if ((view.getUint32(at) & compressedFlag) !== 0) return;
     const offset = hostOffsetAt(view, at);
     const problem =
-      offset >= file.storage.size()
+      offset >= file.dataStorage.size() && hasCluster(view, at, file.hasDataFile)
         ? `data at ${offset} lies past the end of the file`
-        : offset === 0 && isOwned(view, at)
+        : isOwned(view, at) && !hasCluster(view, at, file.hasDataFile)
           ? 'COPIED is set without a cluster'
           : undefined;
     if (problem === undefined) return;
@@ -136,13 +131,11 @@ export class SubclusterReservations extends Reservations {
     // Who lies on metadata is refused here: nothing else goes in its place.
     this.metadata.file.guard?.assertFree(hostOffset, count * clusterBytes);
     const run = { first: hostOffset / clusterBytes, count };
-    const { first, stop, before, behind } = this.#reachOf(request, count);
+    const { first, stop, before, behind } = this.reachOf(request, count);
     const last = at + (count - 1) * extendedEntryBytes;
-    const isThere = (entry: number, subcluster: number): boolean =>
-      ((allocatedAt(view, entry) >>> subcluster) & 1) !== 0;
     return this.#placement(request, run, {
-      head: isThere(at, first) ? 0 : before,
-      tail: isThere(last, stop - 1) ? 0 : behind,
+      head: isThere(view, at, first) ? 0 : before,
+      tail: isThere(view, last, stop - 1) ? 0 : behind,
       kept: true,
       copies: [],
     });
@@ -151,7 +144,7 @@ export class SubclusterReservations extends Reservations {
   #inNew(view: DataView, at: number, request: Request, run: ClusterRun): SubclusterPlacement {
     const { clusterBytes, unitBytes } = this.metadata.file.geometry;
     const last = at + (run.count - 1) * extendedEntryBytes;
-    const { first, stop, before, behind } = this.#reachOf(request, run.count);
+    const { first, stop, before, behind } = this.reachOf(request, run.count);
     const low = first - onesBelow(presentAt(view, at), first);
     const high = stop + onesFrom(presentAt(view, last), stop);
     const newOffset = run.first * clusterBytes;
@@ -171,7 +164,7 @@ export class SubclusterReservations extends Reservations {
    * The subclusters that a request of `count` clusters fills: from `first` of the first cluster, up to `stop` of the last
    * one; and the bytes of them that it leaves alone.
    */
-  #reachOf(
+  protected reachOf(
     { length, within }: Request,
     count: number,
   ): { readonly first: number; readonly stop: number; readonly before: number; readonly behind: number } {
@@ -219,7 +212,7 @@ export class SubclusterReservations extends Reservations {
     const { view } = table;
     const { clusterBytes, unitBytes } = this.metadata.file.geometry;
     const cluster = Math.floor(guestOffset / clusterBytes);
-    const from = this.#placeOf(table, cluster);
+    const from = this.placeOf(table, cluster);
     for (let nth = 0; nth < run.count; nth += 1) {
       const at = from + nth * extendedEntryBytes;
       const start = (cluster + nth) * clusterBytes;
@@ -243,7 +236,7 @@ export class SubclusterReservations extends Reservations {
     const { guestOffset, run } = placement as SubclusterPlacement;
     const { clusterBytes } = this.metadata.file.geometry;
     return this.inTableOf(placement, (table) => {
-      const from = this.#placeOf(table, Math.floor(guestOffset / clusterBytes));
+      const from = this.placeOf(table, Math.floor(guestOffset / clusterBytes));
       for (let nth = 0; nth < run.count; nth += 1) {
         const at = from + nth * extendedEntryBytes;
         setEntryAt(table.view, at, (run.first + nth) * clusterBytes, copiedFlag, 0);
@@ -315,20 +308,19 @@ function cleared(
   bits: number,
   { shows, mode }: { readonly shows: boolean; readonly mode: 'discard' | 'zero' },
 ): Cleared | undefined {
-  const isCompressed = (view.getUint32(at) & compressedFlag) !== 0;
-  const hasCluster = isCompressed || hostOffsetAt(view, at) !== 0;
+  const hasEntry = view.getUint32(at) !== 0 || view.getUint32(at + 4) !== 0;
   const oldZeros = zerosAt(view, at);
   const oldAllocated = allocatedAt(view, at);
   const allocated = (oldAllocated & ~bits) >>> 0;
   const keeps = allocated !== 0 || (mode === 'zero' && isOwned(view, at));
   const isMarked = shows || (mode === 'zero' && keeps);
   const zeros = (isMarked ? oldZeros | bits : mode === 'zero' ? oldZeros : oldZeros & ~bits) >>> 0;
-  const givesBack = hasCluster && !keeps;
+  const givesBack = hasEntry && !keeps;
   if (zeros === oldZeros && allocated === oldAllocated && !givesBack) return undefined;
   return { at, zeros, allocated, givesBack };
 }
 
-function isOwned(view: DataView, at: number): boolean {
+export function isOwned(view: DataView, at: number): boolean {
   return (view.getUint32(at) & (copiedFlag | compressedFlag)) >>> 0 === copiedFlag;
 }
 

@@ -1,6 +1,7 @@
 import { corrupt } from '@cowlab/core';
 import { malformedEntry } from './corruption.ts';
-import { compressedFlag, hostOffsetOf, isMalformed } from './entries.ts';
+import { compressedFlag, copiedFlag, hostOffsetOf, isMalformed } from './entries.ts';
+import type { ImageFile } from './image-file.ts';
 import { subclusterCount } from './layout.ts';
 
 /*
@@ -26,6 +27,11 @@ export function allocatedAt(view: DataView, at: number): number {
   return view.getUint32(at + 12);
 }
 
+/** Whether the bytes of a subcluster are in its cluster. */
+export function isThere(view: DataView, at: number, subcluster: number): boolean {
+  return ((allocatedAt(view, at) >>> subcluster) & 1) !== 0;
+}
+
 export function setBitmap(view: DataView, at: number, zeros: number, allocated: number): void {
   view.setUint32(at + 8, zeros >>> 0);
   view.setUint32(at + 12, allocated >>> 0);
@@ -49,15 +55,21 @@ export function onesBelow(bits: number, stop: number): number {
   return stop === 0 ? 0 : Math.clz32(~(bits << (subclusterCount - stop)));
 }
 
+/** Whether an entry has a standard host cluster. The first one of a data file has offset 0: COPIED tells it from none. */
+export function hasCluster(view: DataView, at: number, hasDataFile: boolean): boolean {
+  const hi = view.getUint32(at);
+  if ((hi & compressedFlag) !== 0) return false;
+  return hostOffsetOf(hi, view.getUint32(at + 4)) !== 0 || (hasDataFile && (hi & copiedFlag) !== 0);
+}
+
 /** What is wrong with the bitmap of an entry, if anything. */
-export function bitmapProblem(view: DataView, at: number): string | undefined {
+export function bitmapProblem(view: DataView, at: number, hasDataFile: boolean): string | undefined {
   const zeros = zerosAt(view, at);
   const allocated = allocatedAt(view, at);
   if ((zeros & allocated) !== 0) return 'a subcluster is allocated and reads as zeros';
-  const hi = view.getUint32(at);
-  if ((hi & compressedFlag) !== 0)
+  if ((view.getUint32(at) & compressedFlag) !== 0)
     return (zeros | allocated) === 0 ? undefined : 'a compressed cluster has subclusters';
-  if (allocated !== 0 && hostOffsetOf(hi, view.getUint32(at + 4)) === 0)
+  if (allocated !== 0 && !hasCluster(view, at, hasDataFile))
     return 'subclusters are allocated without a cluster';
   return undefined;
 }
@@ -66,9 +78,8 @@ export function bitmapProblem(view: DataView, at: number): string | undefined {
  * Whether a wrong bitmap can only mean one thing: that of a compressed cluster says nothing, and without a cluster there
  * is nothing allocated.
  */
-export function isMendable(view: DataView, at: number): boolean {
-  const hi = view.getUint32(at);
-  return (hi & compressedFlag) !== 0 || hostOffsetOf(hi, view.getUint32(at + 4)) === 0;
+export function isMendable(view: DataView, at: number, hasDataFile: boolean): boolean {
+  return !hasCluster(view, at, hasDataFile);
 }
 
 /** Makes a wrong bitmap say what it can only mean. */
@@ -77,12 +88,17 @@ export function mendBitmap(view: DataView, at: number): void {
 }
 
 /** Throws `ERR_CORRUPT` when nobody can tell what an entry says. */
-export function requireSoundEntry(view: DataView, at: number, clusterBytes: number, file: string): void {
+export function requireSoundEntry(
+  view: DataView,
+  at: number,
+  { geometry, name: file, hasDataFile }: ImageFile,
+): void {
+  const { clusterBytes } = geometry;
   const index = at / extendedEntryBytes;
   const hi = view.getUint32(at);
   const lo = view.getUint32(at + 4);
   if ((hi & compressedFlag) === 0 && isMalformed(hi, lo, clusterBytes, 0))
     throw malformedEntry(file, 'l2_table.entry', hi, lo, clusterBytes, index);
-  const problem = bitmapProblem(view, at);
+  const problem = bitmapProblem(view, at, hasDataFile);
   if (problem !== undefined) throw corrupt(file, 'l2_table.subcluster_bitmap', problem, { index });
 }

@@ -8,6 +8,8 @@ describe.each([
   { raw: false, options: { cluster_size: 4096 } },
   { raw: false, options: { cluster_size: 512, lazy_refcounts: true } },
   { raw: true, options: { cluster_size: 4096, preallocation: 'falloc' } },
+  { raw: false, options: { cluster_size: 16_384, extended_l2: true } },
+  { raw: true, options: { cluster_size: 16_384, extended_l2: true } },
 ])('with a data file, %o', ({ raw, options }) => {
   conformance({ driver: withDataFile(raw), options, judge: { format: 'qcow2' } });
 });

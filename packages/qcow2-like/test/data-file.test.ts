@@ -237,12 +237,6 @@ describe('create', () => {
     ['one elsewhere', { data_file: '/elsewhere/disk.data' }, 'ERR_BACKING_DENIED', 'data_file'],
     ['a way out', { data_file: '../disk.data' }, 'ERR_BACKING_DENIED', 'data_file'],
     ['the image itself', { data_file: file }, 'ERR_BACKING_CYCLE', 'data_file'],
-    [
-      'extended L2',
-      { ...dataFile, extended_l2: true, cluster_size: 16_384 },
-      'ERR_INVALID_OPTION',
-      'extended_l2',
-    ],
     ['one that has bytes', { data_file: 'full' }, 'ERR_EXISTS', 'data_file'],
   ])('refuses %s, and leaves everything as it was', async (_, options, code, field) => {
     const folder = new MemoryFolder();
@@ -378,6 +372,8 @@ describe.skipIf(qemuIsMissing)('QEMU', () => {
     rawDataFile,
     { ...dataFile, preallocation: 'metadata', cluster_size: 4096 },
     { ...rawDataFile, cluster_size: 512, lazy_refcounts: true },
+    { ...dataFile, extended_l2: true },
+    { ...rawDataFile, extended_l2: true, cluster_size: 16 * KIB },
   ])('reads what we write, and goes on, with %o', async (options) => {
     const raw = options['data_file_raw'] === true;
     await createDisk(qemu.path(file), { driver: qcow2, size: SIZE, options });
@@ -409,6 +405,9 @@ describe.skipIf(qemuIsMissing)('QEMU', () => {
     'data_file=disk.data,data_file_raw=on',
     'data_file=disk.data,cluster_size=512,preallocation=metadata',
     'data_file=disk.data,data_file_raw=on,lazy_refcounts=on',
+    'data_file=disk.data,extended_l2=on',
+    'data_file=disk.data,extended_l2=on,cluster_size=16k,preallocation=metadata',
+    'data_file=disk.data,data_file_raw=on,extended_l2=on',
   ])('writes what we read, and reads what we add, with %s', async (options) => {
     await qemu.img('create', '-f', 'qcow2', '-o', options, file, '40M');
     await qemu.io(
