@@ -169,7 +169,7 @@ export class DataFileSubclusters extends SubclusterReservations {
     for (let start = from - (from % clusterBytes); start < to; start += clusterBytes) {
       const at = ((start - l1Index * l2SpanBytes) / clusterBytes) * extendedEntryBytes;
       if (!isOwned(view, at)) continue;
-      for (const [first, stop] of [...this.#runs(allocatedAt(view, at))]) {
+      for (const [first, stop] of this.#runs(allocatedAt(view, at))) {
         const offset = Math.max(from, start + first);
         await zeroInside(dataStorage, offset, Math.min(to, start + stop) - offset);
       }

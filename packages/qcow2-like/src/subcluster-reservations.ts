@@ -88,11 +88,11 @@ export class SubclusterReservations extends Reservations {
       (view.byteLength - at) / extendedEntryBytes,
       Math.ceil((request.within + length) / clusterBytes),
     );
-    this.requireSound(view, at / extendedEntryBytes);
+    this.#requireThere(view, at / extendedEntryBytes);
     if (isOwned(view, at)) return this.#inPlace(view, at, request, wanted);
     let count = 1;
     for (; count < wanted && !isOwned(view, at + count * extendedEntryBytes); count += 1)
-      this.requireSound(view, at / extendedEntryBytes + count);
+      this.#requireThere(view, at / extendedEntryBytes + count);
     return andThen(this.metadata.refcounts.allocate(count), (run) => this.#inNew(view, at, request, run));
   }
 
@@ -101,20 +101,23 @@ export class SubclusterReservations extends Reservations {
     return (cluster - table.index * this.metadata.file.geometry.l2EntryCount) * extendedEntryBytes;
   }
 
-  /** An entry that is about to be changed must say something, and its data must be there. */
+  /** An entry that is about to be changed must say something. */
   override requireSound(view: DataView, index: number): void {
     const { file } = this.metadata;
     const at = index * extendedEntryBytes;
     requireSoundEntry(view, at, file);
-    if ((view.getUint32(at) & compressedFlag) !== 0) return;
+    if (!isOwned(view, at) || hasCluster(view, at, file.hasDataFile)) return;
+    throw corrupt(file.name, 'l2_table.entry', 'COPIED is set without a cluster', { index });
+  }
+
+  /** As `requireSound`, of an entry whose cluster will be written to, or copied. */
+  #requireThere(view: DataView, index: number): void {
+    this.requireSound(view, index);
+    const { file } = this.metadata;
+    const at = index * extendedEntryBytes;
     const offset = hostOffsetAt(view, at);
-    const problem =
-      offset >= file.dataStorage.size() && hasCluster(view, at, file.hasDataFile)
-        ? `data at ${offset} lies past the end of the file`
-        : isOwned(view, at) && !hasCluster(view, at, file.hasDataFile)
-          ? 'COPIED is set without a cluster'
-          : undefined;
-    if (problem === undefined) return;
+    if ((view.getUint32(at) & compressedFlag) !== 0 || offset < file.storage.size()) return;
+    const problem = `data at ${offset} lies past the end of the file`;
     throw corrupt(file.name, 'l2_table.entry', problem, { index, offset });
   }
 
@@ -126,7 +129,7 @@ export class SubclusterReservations extends Reservations {
     for (; count < wanted; count += 1) {
       const next = at + count * extendedEntryBytes;
       if (!isOwned(view, next) || hostOffsetAt(view, next) !== hostOffset + count * clusterBytes) break;
-      this.requireSound(view, next / extendedEntryBytes);
+      this.#requireThere(view, next / extendedEntryBytes);
     }
     // Who lies on metadata is refused here: nothing else goes in its place.
     this.metadata.file.guard?.assertFree(hostOffset, count * clusterBytes);
