@@ -59,5 +59,5 @@ export function requireOwnPlace(file: string, hostOffset: number, guestOffset: n
 }
 
 export function compressedElsewhere(file: string): CowlabError {
-  return corrupt(file, 'l2_table.entry', 'a compressed cluster with an external data file');
+  return fatalCorrupt(file, 'l2_table.entry', 'a compressed cluster with an external data file');
 }

@@ -266,6 +266,24 @@ describe.skipIf(qemuIsMissing)('bitmaps', () => {
     await disk.close();
   });
 
+  it('are guarded: no write hits their directory', async () => {
+    await create();
+    const bytes = await readFile(qemu.path('disk.qcow2'));
+    const directory = directoryOf(bytes);
+    const l2 = Number(bytes.readBigUInt64BE(Number(bytes.readBigUInt64BE(40))) & 0x00ff_ffff_ffff_fe00n);
+    bytes.writeBigUInt64BE((1n << 63n) | BigInt(directory), l2 + 8 * 16);
+    await writeFile(qemu.path('disk.qcow2'), bytes);
+    const disk = await openFile();
+    const writing = async (): Promise<void> => disk.write(MIB, bufferOf(100, 1));
+    await expect(writing()).rejects.toMatchObject({
+      code: 'ERR_CORRUPT',
+      data: { field: 'bitmap directory', offset: directory },
+    });
+    await disk.close();
+    expect((await shown()).map(({ name }) => name)).toEqual([...names]);
+    expect(await qemu.img('info', '--output=json', 'disk.qcow2')).toMatch(/"corrupt": true/);
+  });
+
   it('that others made stale by a write are not revived', async () => {
     await create();
     const bytes = await readFile(qemu.path('disk.qcow2'));
