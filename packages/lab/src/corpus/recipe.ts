@@ -101,10 +101,11 @@ class Features {
     const newer = ['zstd', 'extended L2', 'data file', 'raw data file', 'bitmaps', 'resize'];
     if (without(...newer)) add('version 2', 6);
     if (without('zlib', 'zstd', 'data file', 'raw data file', 'preallocation')) add('zlib', 4);
-    if (without('version 2', ...newer)) add('extended L2', 8);
+    if (without('version 2')) add('extended L2', 6);
     if (without('raw data file', 'preallocation')) add('backing', 4);
     if (without('data file', 'raw data file')) add('snapshots', 3);
-    if (without('backing', 'zlib', 'zstd')) add('preallocation', 6);
+    // QEMU preallocates over a backing file with extended L2 entries only.
+    if (without('zlib', 'zstd') && (without('backing') || this.has('extended L2'))) add('preallocation', 6);
     if (without('version 2', 'snapshots')) add('bitmaps', 6);
     if (without('version 2', 'raw data file')) add('resize', 5);
     if (without('version 2')) add('lazy refcounts', 4);
