@@ -123,3 +123,23 @@ describe.skipIf(!hasJudge('qemu-img')).each(judged)('%s and qemu-img', (format) 
     }
   });
 });
+
+describe.skipIf(!hasJudge('qemu-img'))('raw disks with their space set aside', () => {
+  it.each([
+    ['off', 0],
+    ['falloc', 0],
+    ['full', 6 * MiB],
+  ])('are as qemu-img makes them, with preallocation=%s', async (preallocation, dataBytes) => {
+    const option = ['-o', `preallocation=${preallocation}`];
+    await mustRun('create', '-f', 'raw', ...option, at('ours.raw'), '6M');
+    expect(judge('qemu-img', 'create', '-f', 'raw', ...option, at('theirs.raw'), '6M').status).toBe(0);
+    const map = judge('qemu-img', 'map', '-f', 'raw', '--output=json', at('ours.raw')).stdout;
+    const extents = JSON.parse(map) as { readonly length: number; readonly data: boolean }[];
+    const data = extents.filter((extent) => extent.data).map(({ length }) => length);
+    expect(data.reduce((sum, length) => sum + length, 0)).toBe(dataBytes);
+    const [ours, theirs] = await Promise.all(['ours.raw', 'theirs.raw'].map((name) => stat(at(name))));
+    // QEMU writes the first 4 KiB of a file, to find out what the file system asks for.
+    expect(Math.abs(ours!.blocks - theirs!.blocks)).toBeLessThanOrEqual(8);
+    expect(judge('qemu-img', 'compare', at('ours.raw'), at('theirs.raw')).status).toBe(0);
+  });
+});

@@ -38,6 +38,41 @@ describe('storage calls', () => {
     await disk.close();
   });
 
+  it('with a data file, an overwrite costs the same, and allocating writes one flush more', async () => {
+    const { disk, folder } = await opened({ data_file: 'data' });
+    await disk.write(0, bufferOf(MIB, 1));
+    await disk.flush();
+    await disk.flush();
+    const overwrite = await costOf(folder, async () => {
+      await disk.write(4 * KIB, bufferOf(4 * KIB, 2));
+      await disk.flush();
+    });
+    expect(totalCounts(overwrite)).toMatchObject({ reads: 0, writes: 1, writtenBytes: 4 * KIB });
+    expect(overwrite.flushes).toBe(1);
+    const allocating = await costOf(folder, async () => {
+      for (let n = 1; n <= 16; n += 1) await disk.write(n * 256 * KIB + MIB, bufferOf(4 * KIB, n));
+      await disk.flush();
+    });
+    expect(allocating.purposes.data).toMatchObject({ writes: 16, writtenBytes: 16 * 4 * KIB });
+    expect(allocating.purposes.mapping.writes).toBe(1);
+    expect(allocating.purposes.refcount.writes).toBe(0);
+    expect(allocating.flushes).toBe(3);
+    await disk.close();
+  });
+
+  it('with a raw data file, every write and every zero is one call, and a flush one flush', async () => {
+    const { disk, folder } = await opened({ data_file: 'data', data_file_raw: true });
+    await disk.read(0, Buffer.alloc(1));
+    const cost = await costOf(folder, async () => {
+      await disk.write(33 * MIB, bufferOf(4 * KIB, 2));
+      await disk.writeZeroes(34 * MIB, MIB);
+      await disk.flush();
+    });
+    expect(totalCounts(cost)).toMatchObject({ reads: 0, writes: 1, writtenBytes: 4 * KIB, zeroes: 1 });
+    expect(cost.flushes).toBe(1);
+    await disk.close();
+  });
+
   it('a read of what is mapped is one read, and reading on is one read as long as clusters lie together', async () => {
     const { disk, folder } = await opened();
     await disk.write(0, bufferOf(2 * MIB, 1));

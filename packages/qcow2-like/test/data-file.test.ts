@@ -153,6 +153,29 @@ describe('an image with a data file', () => {
     await disk.close();
     await assertReads(folder, bytes);
   });
+
+  it.each([dataFile, rawDataFile])(
+    'shows nothing of what a shrink that was cut short has left behind, with %o',
+    async (options) => {
+      const folder = await make(options);
+      const writer = await open(folder);
+      await writer.write(0, bufferOf(SIZE, 1));
+      await writer.close();
+      // The header says so already; the data file and the entries do not.
+      const image = await bytesIn(folder);
+      image.writeBigUInt64BE(BigInt(MIB + 512), 24);
+      await put(folder, image);
+      const disk = await open(folder);
+      expect(disk.size).toBe(MIB + 512);
+      await disk.resize(3 * MIB);
+      const expected = Buffer.alloc(3 * MIB);
+      bufferOf(SIZE, 1).copy(expected, 0, 0, MIB + 512);
+      expect((await bytesOf(disk)).equals(expected)).toBe(true);
+      expect((await bytesIn(folder, 'disk.data')).equals(expected)).toBe(true);
+      await disk.close();
+      await assertReads(folder, expected);
+    },
+  );
 });
 
 describe('a raw data file', () => {
