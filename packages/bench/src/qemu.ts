@@ -42,7 +42,7 @@ async function measure(): Promise<QemuResults> {
     ...(command !== undefined && { command }),
   });
   const folder = values.out ?? (await fs.promises.mkdtemp(path.join(os.tmpdir(), 'cowlab-results-')));
-  process.stdout.write(`${qemuReport(results)}\nresults: ${await writeQemuResults(folder, results)}\n`);
+  process.stdout.write(`results: ${await writeQemuResults(folder, results)}\n\n`);
   return results;
 }
 
@@ -62,6 +62,7 @@ try {
     values.from === undefined
       ? await measure()
       : parseQemuResults(JSON.parse(fs.readFileSync(values.from, 'utf8')));
+  process.stdout.write(qemuReport(results));
   if (values.figures) writeFigures(results);
 } catch (error) {
   if (!isCowlabError(error, 'ERR_NOT_FOUND')) throw error;
