@@ -122,10 +122,15 @@ describe.skipIf(missing.length > 0)('a run', () => {
   });
 });
 
-/** As if the run had had another profile's images of mapped clusters. */
+/** As if the run had had another profile's images of mapped clusters, and `cowlab` as a command. */
 function withMapped(results: QemuResults, profile: QemuProfile): QemuResults {
   const commands = profile.mapped.flatMap(({ imageBytes }) =>
-    results.commands.map((row) => ({ ...row, imageBytes, commandRatio: row.ratio })),
+    results.commands.map((row) => ({
+      ...row,
+      imageBytes,
+      commandMs: row.oursMs,
+      commandRatio: row.ratio,
+    })),
   );
   return { ...results, profile: { ...profile }, commands };
 }
