@@ -15,13 +15,15 @@ import { headerFields as fields } from './layout-fields.ts';
 import { abortError, type Metadata } from './metadata.ts';
 import { rebuildRefcounts } from './rebuild.ts';
 import type { Reservations } from './reservations.ts';
+import { dropZerosOfSnapshots } from './snapshot-zeros.ts';
 import { encodeSnapshotTable, type Snapshot } from './snapshot-table.ts';
 
 /*
  * Another version, another width of refcounts, lazy refcounts or not. What would be in the way is looked for first; then
  *
  *   1  to version 3    snapshot table with the fields that this version wants → header: version
- *   2  to version 2    ZERO entries: data of zeros over a backing, none elsewhere; all of a flush
+ *   2  to version 2    ZERO entries: data of zeros over a backing, none elsewhere; all of a flush. Then those of
+ *                      snapshots (snapshot-zeros.ts)
  *   3  lazy refcounts  header: the bit
  *   4  refcounts       everything is counted; blocks and a table of the new width past the end «flush» → header: where
  *                      they are, and the width. The old ones are free then
@@ -94,7 +96,7 @@ function targetOf({ file }: Metadata, values: OptionValues): Target {
 }
 
 /** Throws `ERR_UNSUPPORTED` naming what the older version does not have. */
-async function assertFitsVersion2({ image, metadata }: AmendParts): Promise<void> {
+async function assertFitsVersion2({ metadata }: AmendParts): Promise<void> {
   const { file } = metadata;
   const refuse = (field: string, problem: string): never => {
     throw unsupported(file.name, field, `${problem}, which compat=0.10 does not have`);
@@ -105,17 +107,9 @@ async function assertFitsVersion2({ image, metadata }: AmendParts): Promise<void
   if (features !== 0n) refuse('header.incompatible_features', `features 0x${features.toString(16)} are set`);
   if ((file.header.bitmaps?.count ?? 0) > 0) refuse('header extension.bitmaps', 'there are bitmaps');
   for (const snapshot of metadata.snapshots.snapshots) {
-    const { id, name, size } = snapshot;
+    const { name, size } = snapshot;
     if (size !== file.header.size) refuse('snapshots', `snapshot ${name} has a size of its own`);
     if (hasLargeState(snapshot)) refuse('snapshots', `snapshot ${name} has more than 4 GiB of VM state`);
-    const view = await image.snapshots!.open(id);
-    for (let at = 0; at < view.size; ) {
-      const extent = await view.map(at, view.size - at);
-      if (extent.kind === 'zero' && extent.allocated)
-        refuse('snapshots', `snapshot ${name} has zero clusters`);
-      at += extent.length;
-    }
-    await view.close();
   }
 }
 
@@ -183,6 +177,7 @@ async function dropZeros(parts: AmendParts, { signal, onProgress }: LongCallOpti
     onProgress?.({ done: at, total: image.size });
   }
   await metadata.sync();
+  await dropZerosOfSnapshots(metadata, backing);
 }
 
 /** Clusters of zeros, where the backing would show through. */

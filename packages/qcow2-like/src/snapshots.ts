@@ -233,7 +233,7 @@ function assertWhole(file: ImageFile, { l1EntryCount, size }: Snapshot): void {
 }
 
 /** The L1 table of a snapshot, and the L2 tables it points to. */
-async function readTables(
+export async function readTables(
   metadata: Metadata,
   snapshot: Snapshot,
 ): Promise<{ readonly l1: Uint8Array; readonly tables: readonly TableAt[] }> {

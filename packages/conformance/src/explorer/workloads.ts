@@ -420,6 +420,10 @@ const withoutGuest: readonly CrashWorkload[] = [
     async prepare(guest) {
       await writes(guest, 6);
       await guest.writeZeroes(3 * guest.stride, 2 * guest.stride);
+      if (hasSnapshots(guest.capabilities)) {
+        for (const name of ['a', 'b']) await guest.create(name);
+        await guest.writeZeroes(7 * guest.stride, guest.stride);
+      }
     },
     async runClosed({ drivers, driver }, folder) {
       for (const amendment of amendmentsOf(driver)) await amended(folder, driver, drivers, amendment);

@@ -58,9 +58,29 @@ const present: readonly Scenario[] = [
       await twin.write(lab.stride, lab.stride);
       await twin.createSnapshot('two');
       await twin.write(lab.stride + 700, 100);
+      await twin.writeZeroes(5 * lab.stride, lab.stride);
+      await twin.createSnapshot('three');
       await amendEverything(lab, twin);
       await twin.deleteSnapshot('one');
       await twin.applySnapshot('two');
+    },
+  },
+  {
+    name: 'snapshots over a backing read as before, zeros over its bytes, too',
+    when: (capabilities) => hasSnapshots(capabilities) && capabilities.backing,
+    async run(lab) {
+      const twin = await overlay(lab, 9, 6);
+      await twin.writeZeroes(0, 2 * lab.stride);
+      await twin.write(2 * lab.stride, lab.stride);
+      await twin.createSnapshot('zeros');
+      await twin.createSnapshot('the same');
+      await twin.write(lab.stride, 100);
+      await twin.writeZeroes(2 * lab.stride, lab.stride);
+      await twin.createSnapshot('more zeros');
+      await twin.write(0, lab.stride);
+      await amendEverything(lab, twin);
+      await twin.deleteSnapshot('zeros');
+      await twin.applySnapshot('the same');
     },
   },
   {
