@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { type CheckReport, CowlabError, type Disk, isCowlabError } from '@cowlab/core';
+import { type CheckReport, CowlabError, type Disk, isCowlabError, openDisk } from '@cowlab/core';
 import { assertSameBytes } from '../expect.ts';
 import { pattern } from '../random.ts';
 import type { ConformanceSubject } from '../subject.ts';
@@ -222,6 +222,7 @@ class Exercise {
     const { driver, drivers = [driver] } = this.#subject;
     const { capabilities } = driver;
     const results: unknown[] = [];
+    const isBaseClean = await this.#isBaseClean(folder);
     for (const amendment of amendmentsOf(driver)) {
       results.push(await coded('amend', () => amended(folder, driver, drivers, amendment)));
     }
@@ -237,7 +238,7 @@ class Exercise {
       results.push(await coded('rebase', () => disk.rebase(null, { signal, onProgress })));
       results.push(await coded('close', () => disk.close()));
     }
-    if (!seen.isClean || seen.view === undefined) return;
+    if (!seen.isClean || !isBaseClean || seen.view === undefined) return;
     const again = await coded('open again', () => openIn(this.#subject, folder, true));
     if (failed(again)) assert.fail(`check found nothing, and after the verbs: ${again.message}`);
     assertSameView(await viewOf(again, 'after the verbs'), seen.view, 'after the verbs');
@@ -246,6 +247,19 @@ class Exercise {
       assert.ok(isClean(report), `check found nothing, and after the verbs: ${problemOf(report)}`);
     }
     await again.close();
+  }
+
+  /** A commit writes to the backing, which has a check of its own. */
+  async #isBaseClean(folder: BoundedFolder): Promise<boolean> {
+    if (!this.#files.has(backingFile)) return true;
+    const { driver } = this.#subject;
+    const place = { folder, file: backingFile };
+    const options = { drivers: [driver], format: driver.name, readOnly: true };
+    const base = await coded('open the backing', () => openDisk(place, options));
+    if (failed(base)) return false;
+    const report = await coded('check of the backing', () => base.check());
+    await coded('close the backing', () => base.close());
+    return isClean(report);
   }
 
   /** Writes, discards, keeps a snapshot, writes again, closes. Undefined when one of it failed. */
