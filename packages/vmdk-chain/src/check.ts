@@ -1,4 +1,5 @@
 import { endianness } from 'node:os';
+import path from 'node:path';
 import {
   type CheckOptions,
   type CheckReport,
@@ -21,12 +22,14 @@ import {
 import { assertNotAborted } from './merge.ts';
 import { checkStream, type OnFinding } from './stream-check.ts';
 import { TablePieces, WINDOW_BYTES } from './table-stream.ts';
+import { isSnapshotName } from './vmsd.ts';
 
 /*
  * The check of a whole chain, file by file from the top. For each file: header, descriptor, directories and tables
  * apart from each other; every grain inside the file and behind the metadata, no two grains on one another; both
  * copies of directories and tables alike; the extent's size and the CID of the parent as the descriptor has them;
- * and every snapshot that the directory lists opens, its own chain being checked in the same way. What lies between the
+ * and every snapshot that the directory lists opens, its own chain being checked in the same way. A file with a name
+ * of ours that no snapshot lists and no chain leads to is a leak. What lies between the
  * grains and belongs to none of them is a leak: a grain that was written, but whose entry power cut off.
  *
  * Second copies that are behind the first are counted as leaks too, not as corruption: power may fail between
@@ -111,7 +114,8 @@ export async function checkChain(top: VmdkImage, options: CheckOptions): Promise
     checkDescriptor(image, report);
   };
   for (const image of chain) await checkOne(image);
-  await checkSnapshots(top, report, checked, checkOne);
+  const listed = await checkSnapshots(top, report, checked, checkOne);
+  await checkNames(top, new Set(listed), checked, report);
   const { corruptions, leaks, findings } = report;
   return { corruptions, leaks, repaired: 0, findings, ...totals };
 }
@@ -315,13 +319,16 @@ function checkDescriptor({ parent, own }: VmdkImage, report: Report): void {
   }
 }
 
-/** Every listed snapshot is there, and opens; those beside the disk's own chain are checked as it is, each file once. */
+/**
+ * Every listed snapshot is there, and opens; those beside the disk's own chain are checked as it is, each file once.
+ * Returns their files.
+ */
 async function checkSnapshots(
   top: VmdkImage,
   report: Report,
   checked: ReadonlySet<string>,
   checkOne: (image: VmdkImage) => Promise<void>,
-): Promise<void> {
+): Promise<string[]> {
   const { snapshots, surroundings } = top;
   let listed: { readonly id: string; readonly file: string }[];
   try {
@@ -330,7 +337,7 @@ async function checkSnapshots(
     // What cannot be read is not known to be wrong.
     if (!isCowlabError(error) || error.code === 'ERR_IO') throw error;
     report.add('corruption', error.data.file ?? top.file, 'snapshot directory', error.message);
-    return;
+    return [];
   }
   // The newest first: its chain has most of the others.
   for (const { id, file } of listed.toReversed()) {
@@ -352,5 +359,22 @@ async function checkSnapshots(
     } finally {
       await image.close();
     }
+  }
+  return listed.map(({ file }) => file);
+}
+
+/** Files with names of ours that no snapshot lists and no chain leads to: a crash leaves them, see FORMAT.md. */
+async function checkNames(
+  top: VmdkImage,
+  listed: ReadonlySet<string>,
+  checked: ReadonlySet<string>,
+  report: Report,
+): Promise<void> {
+  const { folder } = top.surroundings;
+  // Other folders are not ours to search.
+  if (path.dirname(top.file) !== '.') return;
+  for (const name of await folder.list()) {
+    if (listed.has(name) || checked.has(name) || !isSnapshotName(top.file, name)) continue;
+    report.add('leak', name, 'file', 'no snapshot lists it, and nothing here stands on it');
   }
 }

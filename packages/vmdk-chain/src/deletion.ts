@@ -47,7 +47,7 @@ export async function takeOut(
   if (children.length > 0) await mergeUp(host, children, file, { signal, onGrains: progress.onGrains });
   const files = await filesNamedBy(folder, file);
   await host.unlist();
-  await removeUnused(folder, host.roots(), files);
+  await removeUnused(host.image, host.roots(), files);
 }
 
 /**
@@ -55,15 +55,17 @@ export async function takeOut(
  * is named without being there.
  */
 export async function removeUnused(
-  folder: StorageFolder,
+  { surroundings: { folder }, leftovers }: VmdkImage,
   roots: readonly VmdkImage[],
   files: readonly string[],
 ): Promise<void> {
   if (files.length === 0) return;
   const others = roots.flatMap((root) => root.chain().filter(({ file }) => file !== files[0]));
   const used = new Set(others.flatMap(({ own }) => own.files));
-  for (const file of files) {
-    if (!used.has(file) && (await folder.exists(file))) await folder.remove(file);
+  for (const file of files) if (!used.has(file)) leftovers.add(file);
+  for (const file of leftovers) {
+    if (await folder.exists(file)) await folder.remove(file);
+    leftovers.delete(file);
   }
   await folder.flush();
 }
@@ -216,7 +218,7 @@ class DownMerge {
     if (this.#isFront) await stepOver(this.#host.image, link);
     else await this.#succeed(children, successors);
     await folder.flush();
-    await removeUnused(folder, this.#host.roots(), childFiles.slice(1));
+    await removeUnused(this.#host.image, this.#host.roots(), childFiles.slice(1));
   }
 
   get #isFront(): boolean {
@@ -312,8 +314,9 @@ async function lockAgain(host: DeletionHost, file: string): Promise<void> {
   for (const { own } of imagesOf(host, file)) await own.lock(lock);
 }
 
-function imagesOf(host: DeletionHost, file: string): VmdkImage[] {
-  const images = new Set(host.roots().flatMap((root) => root.chain()));
+/** The images of a file in all chains that are open. */
+export function imagesOf({ roots }: Pick<DeletionHost, 'roots'>, file: string): VmdkImage[] {
+  const images = new Set(roots().flatMap((root) => root.chain()));
   return [...images].filter((image) => image.file === file);
 }
 

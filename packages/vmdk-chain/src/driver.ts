@@ -36,7 +36,7 @@ const capabilities: Capabilities = {
   diff: true,
   backing: true,
   backingSnapshot: false,
-  releaseBacking: false,
+  releaseBacking: true,
   changeBacking: true,
   empty: true,
   backingContentId: true,

@@ -55,6 +55,10 @@ export interface VmdkSnapshotOperations extends DriverSnapshots {
   files(): Promise<string[]>;
   /** Which file has which snapshot, in the order of creation. */
   places(): Promise<{ readonly id: string; readonly file: string }[]>;
+  /** Every snapshot has all of its bytes, and stands alone from now on. */
+  releaseParents(): Promise<void>;
+  /** What the snapshots and the disk stand on has another name. */
+  moveParent(reference: BackingReference | undefined, backing: Backing | undefined): Promise<void>;
 }
 
 /** What an image needs of its surroundings, beside its own file. */
@@ -77,6 +81,8 @@ export class VmdkImage implements DriverImage {
   #own: ChainFile;
   #link: Link | undefined;
   readonly #onClose: (() => void) | undefined;
+  /** Files that should have been removed, and could not. */
+  readonly leftovers: Set<string> = new Set();
 
   constructor(surroundings: Surroundings, own: ChainFile, link: Link | undefined, onClose?: () => void) {
     this.surroundings = surroundings;
@@ -153,6 +159,7 @@ export class VmdkImage implements DriverImage {
    * content id; whoever names such a parent, or one that is not there, is refused.
    */
   async changeBacking(reference: BackingReference | undefined, backing: Backing | undefined): Promise<void> {
+    if ((await this.snapshots.places()).length > 0) return this.snapshots.moveParent(reference, backing);
     const parent = backing?.image;
     if (backing !== undefined && !(parent instanceof VmdkImage)) {
       const problem = 'must be a VMDK image that is there: its content id is recorded';
@@ -182,6 +189,15 @@ export class VmdkImage implements DriverImage {
       throw corrupt(this.file, 'descriptor.parentCID', problem, { value: this.#own.parentCid });
     }
     await this.#own.lendCid(parent.own);
+  }
+
+  async releaseBacking(): Promise<void> {
+    await this.snapshots.releaseParents();
+    if (this.#link === undefined) return;
+    await this.#own.flush();
+    await this.#own.relink(NO_PARENT, undefined);
+    const { link } = this.replace(this.#own, undefined);
+    await link?.release();
   }
 
   check(options: CheckOptions): Promise<CheckReport> {
@@ -235,6 +251,7 @@ export class VmdkImage implements DriverImage {
     } finally {
       await own.close();
       await this.#link?.release();
+      for (const file of this.leftovers) await this.surroundings.folder.remove(file).catch(() => undefined);
     }
   }
 

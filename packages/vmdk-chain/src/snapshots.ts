@@ -1,5 +1,7 @@
 import path from 'node:path';
 import {
+  type Backing,
+  type BackingReference,
   type DiffBatch,
   type DriverImage,
   isCowlabError,
@@ -16,6 +18,7 @@ import { type Link, VmdkImage, type VmdkSnapshotOperations } from './image.ts';
 import { assertNotAborted } from './merge.ts';
 import { assertSameDisk } from './merge-parts.ts';
 import { createMonolithic } from './new-disk.ts';
+import { moveParent, type RelinkHost, releaseSnapshots } from './relink.ts';
 import {
   copyDirectory,
   emptyDirectory,
@@ -55,6 +58,7 @@ import {
  *   apply    prepare vmsd → write an empty child of the snapshot's file into disk.vmdk.new, flush → flush the folder
  *            → rename it over disk.vmdk → flush the folder → publish vmsd. The first rename is the moment.
  *   rename   prepare and publish vmsd.
+ *   release  for each snapshot: name no parent (one sector), flush → the same for the disk. Nobody needs one then.
  *
  * The lock of the disk is on the file that has its name: the child is locked before the rename; after it, the file
  * that became a snapshot's keeps a reader's lock, as everything under the disk.
@@ -102,6 +106,14 @@ export class VmdkSnapshots implements VmdkSnapshotOperations {
   async places(): Promise<{ readonly id: string; readonly file: string }[]> {
     const { entries } = await this.#load();
     return entries.map((entry) => ({ id: String(entry.uid), file: this.#fileOf(entry) }));
+  }
+
+  async releaseParents(): Promise<void> {
+    await releaseSnapshots(await this.#relinkHost());
+  }
+
+  async moveParent(reference: BackingReference | undefined, backing: Backing | undefined): Promise<void> {
+    await moveParent(await this.#relinkHost(), reference, backing);
   }
 
   async create(name: string, createdAt: Date): Promise<SnapshotInfo> {
@@ -160,7 +172,7 @@ export class VmdkSnapshots implements VmdkSnapshotOperations {
     await this.#switchTo(child, link);
     await this.#folder.flush();
     await publish();
-    await removeUnused(this.#folder, this.#roots(), oldFiles.slice(1));
+    await removeUnused(this.#image, this.#roots(), oldFiles.slice(1));
   }
 
   async open(id: string): Promise<DriverImage> {
@@ -237,6 +249,16 @@ export class VmdkSnapshots implements VmdkSnapshotOperations {
   /** Every image that is open: the disk's chain, and those of opened snapshots. */
   #roots(): VmdkImage[] {
     return [this.#image, ...this.#opened];
+  }
+
+  async #relinkHost(): Promise<RelinkHost> {
+    const { entries } = await this.#loadOwn();
+    return {
+      image: this.#image,
+      roots: () => this.#roots(),
+      openFile: (at, readOnly) => this.#openFile(at, readOnly),
+      listed: entries.map((entry) => this.#fileOf(entry)),
+    };
   }
 
   #openFile(file: string, readOnly = true): Promise<ChainFile> {

@@ -44,6 +44,12 @@ const OWN_KEYS = new Set([
   'disk0.fileName',
 ]);
 
+/** Whether a file beside a disk has a name that a snapshot's gets: `disk-000001.vmdk`. */
+export function isSnapshotName(disk: string, file: string): boolean {
+  const stem = disk.replace(/\.vmdk$/i, '');
+  return file.startsWith(`${stem}-`) && /^\d{6}\.vmdk$/.test(file.slice(stem.length + 1));
+}
+
 export function emptyDirectory(): SnapshotDirectory {
   return { lastUid: 0, current: undefined, entries: [], others: new Map([['.encoding', 'UTF-8']]) };
 }
