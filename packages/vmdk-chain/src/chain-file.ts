@@ -404,6 +404,16 @@ async function readWithExtents(
   return { room, parts: opened.parts, storages: [storage, ...opened.storages] };
 }
 
+/** The content id of an opened file, by its descriptor alone; undefined where it has none. */
+export async function cidIn(storage: Storage): Promise<number | undefined> {
+  try {
+    return (await roomIn(storage.name, storage)).room.cid;
+  } catch (error) {
+    if (isCowlabError(error) && error.code !== 'ERR_IO') return undefined;
+    throw error;
+  }
+}
+
 /** The content id of a file, by its descriptor alone. */
 export async function readCid(folder: StorageFolder, file: string): Promise<number> {
   return withDescriptor(folder, file, ({ descriptor }) => descriptor.cid(file, 'CID'));
@@ -436,14 +446,20 @@ async function withDescriptor<T>(
 ): Promise<T> {
   const storage = await folder.open(file, { readOnly: true });
   try {
-    const head = await readHead(storage);
-    if (signatureOf(head) === 'descriptor') {
-      return use(await DescriptorRoom.read(file, { storage, offset: 0, length: undefined }), true);
-    }
-    const { descriptorOffset, descriptorBytes } = await headerIn(file, storage, head, true);
-    const room = { storage, offset: descriptorOffset, length: descriptorBytes };
-    return use(await DescriptorRoom.read(file, room), false);
+    const { room, isOwnFile } = await roomIn(file, storage);
+    return use(room, isOwnFile);
   } finally {
     await storage.close();
   }
+}
+
+/** The descriptor of a file, which may be all that the file holds. */
+async function roomIn(file: string, storage: Storage): Promise<{ room: DescriptorRoom; isOwnFile: boolean }> {
+  const head = await readHead(storage);
+  if (signatureOf(head) === 'descriptor') {
+    const room = await DescriptorRoom.read(file, { storage, offset: 0, length: undefined });
+    return { room, isOwnFile: true };
+  }
+  const { descriptorOffset: offset, descriptorBytes: length } = await headerIn(file, storage, head, true);
+  return { room: await DescriptorRoom.read(file, { storage, offset, length }), isOwnFile: false };
 }

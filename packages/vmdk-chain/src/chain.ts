@@ -37,7 +37,9 @@ async function openParent(surroundings: Surroundings, chainFile: ChainFile): Pro
   if (hint === undefined) return undefined;
   let backing: Backing;
   try {
-    backing = await surroundings.context.openBacking({ file: hint, format: 'vmdk' }, HINT_FIELD);
+    const { pool, context } = surroundings;
+    const open = (): Promise<Backing> => context.openBacking({ file: hint, format: 'vmdk' }, HINT_FIELD);
+    backing = await (pool?.openingLink(sibling(chainFile.file, hint), open) ?? open());
   } catch (error) {
     throw missing(chainFile.file, hint, error);
   }
@@ -61,6 +63,9 @@ export async function openImage(surroundings: Surroundings, file: string): Promi
   const { readOnly, lock } = context;
   const chainFile = await ChainFile.open(surroundings, file, { readOnly, lock, cacheBytes });
   try {
+    await surroundings.pool?.opened(file, chainFile.storages[0]);
+    // As long as the file is open anyway.
+    if (surroundings.pool !== undefined && readOnly) await chainFile.onlySparse?.filledTables();
     return new VmdkImage(surroundings, chainFile, await openParent(surroundings, chainFile));
   } catch (error) {
     await chainFile.close();

@@ -1,4 +1,4 @@
-import { isCowlabError, type LongCallOptions, type StorageFolder } from '@cowlab/core';
+import { isCowlabError, type LongCallOptions } from '@cowlab/core';
 import { belowLock } from './chain.ts';
 import { ChainFile, filesNamedBy } from './chain-file.ts';
 import type { Link, VmdkImage } from './image.ts';

@@ -14,10 +14,11 @@ import {
   type StorageFolder,
 } from '@cowlab/core';
 import { openImage } from './chain.ts';
-import { readCid, sibling } from './chain-file.ts';
+import { cidIn, readCid, sibling } from './chain-file.ts';
 import type { VmdkImage } from './image.ts';
 import { DEFAULT_GRAIN_BYTES, MAX_GRAIN_BYTES, MIN_GRAIN_BYTES, SECTOR, signatureOf } from './layout.ts';
 import { createNewDisk, measureNewDisk, type NewDisk, SUBFORMATS } from './new-disk.ts';
+import { PooledFolder } from './pooled-folder.ts';
 import { directoryFileOf, MAX_DIRECTORY_BYTES, VmdkSnapshots } from './snapshots.ts';
 import { parseDirectory } from './vmsd.ts';
 
@@ -84,6 +85,17 @@ const options: OptionTable = {
 };
 
 const openOptions: OptionTable = {
+  chain: {
+    type: 'choice',
+    choices: ['naive', 'optimised'],
+    default: 'naive',
+    help: 'how a chain is read: link by link, or by one map of which link has what (naive or optimised)',
+  },
+  open_links: {
+    type: 'number',
+    default: 64,
+    help: 'of an optimised chain, most files that are open for reading at a time',
+  },
   grain_table_cache: {
     type: 'size',
     default: DEFAULT_CACHE_BYTES,
@@ -201,6 +213,9 @@ export const vmdk: BlockDriver = {
     const wanted = context.options.grain_table_cache;
     const cacheBytes = typeof wanted === 'number' ? wanted : DEFAULT_CACHE_BYTES;
     const snapshotsOf = (image: VmdkImage): VmdkSnapshots => new VmdkSnapshots(image);
-    return openImage({ driver: vmdk, folder, context, cacheBytes, snapshotsOf }, path.normalize(file));
+    const surroundings = { driver: vmdk, folder, context, cacheBytes, snapshotsOf };
+    if (context.options.chain !== 'optimised') return openImage(surroundings, path.normalize(file));
+    const pool = PooledFolder.of(folder, Number(context.options.open_links), cidIn);
+    return openImage({ ...surroundings, folder: pool, pool }, path.normalize(file));
   },
 };

@@ -10,6 +10,7 @@ import { GrainAllocator } from './allocator.ts';
 import {
   decodeDirectory,
   decodeHeader,
+  GRAIN_TABLE_BYTES,
   GRAIN_TABLE_ENTRIES,
   SECTOR,
   type SparseHeader,
@@ -40,6 +41,11 @@ interface GrainPlacement extends PartPlacement {
   readonly sector: number | undefined;
 }
 
+/** Grain tables in more pieces are taken to be filled everywhere. */
+const MAX_RUNS = 32;
+/** So many that lie together are looked at, whether they have an entry. */
+const MAX_LOOKS = 64;
+
 /** Where an extent lies in its disk, and how it is opened. */
 export interface SparseOptions {
   readonly start: number;
@@ -66,6 +72,7 @@ export class SparseExtent implements Part {
   readonly tables: GrainTables;
   readonly grains: GrainAllocator;
   readonly #grainBytes: number;
+  #filled: Promise<readonly number[]> | undefined;
 
   private constructor(file: string, { storage, header, tables }: SparseFile, options: SparseOptions) {
     this.file = file;
@@ -159,6 +166,44 @@ export class SparseExtent implements Part {
 
   get residentBytes(): number {
     return this.tables.residentBytes;
+  }
+
+  /**
+   * Runs of grain tables that are not in holes of the file: the first table and the one behind the last, in turns. Looked
+   * up once: for a file that is read only.
+   */
+  filledTables(): Awaitable<readonly number[]> {
+    return (this.#filled ??= this.#findFilled());
+  }
+
+  async #findFilled(): Promise<readonly number[]> {
+    const { directory } = this.tables;
+    const all = [0, directory.length];
+    const start = directory[0]! * SECTOR;
+    const isRegular = directory.every((sector, i) => sector * SECTOR === start + i * GRAIN_TABLE_BYTES);
+    if (start === 0 || !isRegular) return all;
+    const runs: number[] = [];
+    const end = start + directory.length * GRAIN_TABLE_BYTES;
+    for (let at = start; at < end; ) {
+      const { data, length } = await this.storage.status(at, end - at);
+      const first = Math.floor((at - start) / GRAIN_TABLE_BYTES);
+      const last = Math.ceil((at + length - start) / GRAIN_TABLE_BYTES);
+      if (data && last - first <= MAX_LOOKS) await this.#lookForEntries(start, first, last, runs);
+      else if (data) runs.push(first, last);
+      if (runs.length > 2 * MAX_RUNS) return all;
+      at += length;
+    }
+    return runs;
+  }
+
+  /** A few tables may have no hole only for what lies beside them in a block of the file system. */
+  async #lookForEntries(start: number, first: number, end: number, runs: number[]): Promise<void> {
+    const bytes = new Uint8Array((end - first) * GRAIN_TABLE_BYTES);
+    await this.storage.read(start + first * GRAIN_TABLE_BYTES, bytes, 'mapping');
+    for (let index = first; index < end; index++) {
+      const at = (index - first) * GRAIN_TABLE_BYTES;
+      if (bytes.subarray(at, at + GRAIN_TABLE_BYTES).some((byte) => byte !== 0)) runs.push(index, index + 1);
+    }
   }
 
   /** Makes grains without a place read as zeros: by a flag, or by new grains of zeros where the header has no flag. */

@@ -15,6 +15,7 @@ import {
   type ImageStats,
   type OpenContext,
   type Placement,
+  type ReadSource,
   type Storage,
   type StorageFolder,
   unsupported,
@@ -22,7 +23,9 @@ import {
 import type { ChainFile } from './chain-file.ts';
 import { checkChain } from './check.ts';
 import { NO_PARENT } from './descriptor.ts';
+import { MergedChain } from './merged-chain.ts';
 import type { PartPlacement } from './part.ts';
+import type { PooledFolder } from './pooled-folder.ts';
 
 /*
  * One image of a chain: a file (with its extents), and what is below it. What the file says of its bytes is asked there
@@ -69,6 +72,8 @@ export interface Surroundings {
   /** Bytes of grain tables to keep in memory for each image. */
   readonly cacheBytes: number;
   readonly snapshotsOf: (image: VmdkImage) => VmdkSnapshotOperations;
+  /** Present where the chain is to be read as one: then it is the folder, too. */
+  readonly pool?: PooledFolder;
 }
 
 export class VmdkImage implements DriverImage {
@@ -81,6 +86,8 @@ export class VmdkImage implements DriverImage {
   #own: ChainFile;
   #link: Link | undefined;
   readonly #onClose: (() => void) | undefined;
+  /** Made with the first question for what is below: of a chain of thousands, one is asked. */
+  #merged: MergedChain | undefined;
   /** Files that should have been removed, and could not. */
   readonly leftovers: Set<string> = new Set();
 
@@ -122,6 +129,7 @@ export class VmdkImage implements DriverImage {
 
   /** Goes on with another file and another parent; returns what was there before. */
   replace(own: ChainFile, link: Link | undefined): { own: ChainFile; link: Link | undefined } {
+    this.#chainChanges();
     const before = { own: this.#own, link: this.#link };
     this.#own = own;
     this.#link = link;
@@ -129,7 +137,7 @@ export class VmdkImage implements DriverImage {
   }
 
   map(offset: number, length: number): Awaitable<Extent> {
-    return this.#own.map(offset, length, this.#link?.backing);
+    return this.#own.map(offset, length, this.#below);
   }
 
   reserve(offset: number, length: number): Awaitable<Placement> {
@@ -176,6 +184,7 @@ export class VmdkImage implements DriverImage {
   }
 
   empty(): Promise<void> {
+    this.#chainChanges();
     return this.#own.clear();
   }
 
@@ -188,6 +197,7 @@ export class VmdkImage implements DriverImage {
       const problem = 'the parent was changed after this child was made';
       throw corrupt(this.file, 'descriptor.parentCID', problem, { value: this.#own.parentCid });
     }
+    this.#chainChanges();
     await this.#own.lendCid(parent.own);
   }
 
@@ -235,9 +245,26 @@ export class VmdkImage implements DriverImage {
     const chain = this.chain();
     let residentMetadataBytes = 0;
     for (const image of chain) residentMetadataBytes += image.#own.residentBytes;
+    residentMetadataBytes += this.#merged?.residentBytes ?? 0;
     const foreign = chain.at(-1)?.link?.backing;
     if (foreign !== undefined) residentMetadataBytes += foreign.stats().residentMetadataBytes;
-    return { residentMetadataBytes, links: chain.length - 1 + (foreign === undefined ? 0 : 1) };
+    const links = chain.length - 1 + (foreign === undefined ? 0 : 1);
+    const { pool } = this.surroundings;
+    return { residentMetadataBytes, links, ...(pool && { openFiles: pool.openCount }) };
+  }
+
+  /** What answers where the disk's own file says nothing. */
+  get #below(): ReadSource | undefined {
+    const { pool, cacheBytes } = this.surroundings;
+    if (pool === undefined || this.#link === undefined) return this.#link?.backing;
+    this.#merged ??= new MergedChain(this, pool, cacheBytes);
+    return this.#merged.isUsable ? this.#merged : this.#link.backing;
+  }
+
+  /** Whoever has merged what links say must look again. */
+  #chainChanges(): void {
+    const { pool } = this.surroundings;
+    if (pool !== undefined) pool.epoch++;
   }
 
   async close(): Promise<void> {
