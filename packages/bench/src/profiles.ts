@@ -8,6 +8,8 @@ export type ProfileName = 'quick' | 'standard' | 'full';
 
 export interface Profile {
   readonly name: string;
+  /** What is compared beside the designs when nobody chooses. */
+  readonly variants: readonly string[];
   /** Guest bytes of the images that everything but `large` is measured on; fully mapped. */
   readonly imageBytes: number;
   /** The values of N, ascending; the first is 0. */
@@ -75,6 +77,7 @@ const TIB = 1024 * GIB;
 export const profiles: Readonly<Record<ProfileName, Profile>> = {
   quick: {
     name: 'quick',
+    variants: [],
     imageBytes: 64 * MIB,
     snapshotCounts: [0, 1, 1000],
     requestBytes: 4 * KIB,
@@ -105,6 +108,7 @@ export const profiles: Readonly<Record<ProfileName, Profile>> = {
   },
   standard: {
     name: 'standard',
+    variants: ['vmdk-optimised'],
     imageBytes: GIB,
     snapshotCounts: [0, 1, 1000],
     requestBytes: 4 * KIB,
@@ -135,6 +139,7 @@ export const profiles: Readonly<Record<ProfileName, Profile>> = {
   },
   full: {
     name: 'full',
+    variants: ['vmdk-optimised'],
     imageBytes: GIB,
     snapshotCounts: [0, 1, 10, 100, 1000],
     requestBytes: 4 * KIB,

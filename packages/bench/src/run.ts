@@ -4,7 +4,7 @@ import path from 'node:path';
 import { performance } from 'node:perf_hooks';
 import { CowlabError, fromSystemError } from '@cowlab/core';
 import { describeEnvironment } from './environment.ts';
-import { chooseSubjects, loadSubject, type Subject, yardstick } from './formats.ts';
+import { chooseSubjects, formatNames, loadSubject, type Subject, yardstick } from './formats.ts';
 import { type Cell, Lab } from './lab.ts';
 import { type Profile, type ProfileName, profiles } from './profiles.ts';
 import { chartsOf } from './publish/charts.ts';
@@ -60,12 +60,12 @@ export const REPORT_FILE = 'report.html';
 const SCENARIOS = 11;
 
 /**
- * Measures the formats on G1–G6. Writes images into a temporary folder (10 GiB in the standard profile), which is
+ * Measures the formats on G1–G6. Writes images into a temporary folder (14 GiB in the standard profile), which is
  * gone when it returns or throws. Rejects with `ERR_UNKNOWN_FORMAT`, `ERR_INVALID_OPTION`, `ERR_NO_SPACE`.
  */
 export async function runBench(options: BenchOptions): Promise<Results> {
   const profile = typeof options.profile === 'string' ? namedProfile(options.profile) : options.profile;
-  const subjects = [...chooseSubjects(options.formats)];
+  const subjects = [...chooseSubjects(options.formats ?? [...formatNames, ...profile.variants])];
   for (const module of options.drivers ?? []) subjects.push(await loadSubject(module));
   const seed = checkSeed(options.seed ?? 1);
   const date = new Date();

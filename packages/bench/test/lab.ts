@@ -10,6 +10,7 @@ const MIB = 1024 * KIB;
 /** Everything that the benchmark does, at sizes that take seconds; no budget is ever used up, so that counts repeat. */
 export const tiny: Profile = {
   name: 'tiny',
+  variants: [],
   imageBytes: 4 * MIB,
   snapshotCounts: [0, 1, 3],
   requestBytes: 4 * KIB,
