@@ -298,7 +298,7 @@ function bars({ bars: rows }: Results, bold: Style): string[] {
 
 function goals(results: Results, bold: Style): string[] {
   const columns = (format: string, verdict: string, claim: string, agreement: string): string =>
-    `  ${format.padEnd(8)}${verdict.padEnd(COLUMN)}${claim.padEnd(COLUMN)}${agreement.padEnd(22)}`;
+    `  ${format.padEnd(7)} ${verdict.padEnd(COLUMN)}${claim.padEnd(COLUMN)}${agreement.padEnd(22)}`;
   const lines = [bold(`${columns('format', 'verdict', 'mail 2011', 'the mail').trimEnd()} measured`)];
   for (const goal of Object.keys(goalTitles) as GoalName[]) {
     const rows = results.goals.filter((row) => row.goal === goal);

@@ -46,6 +46,8 @@ export async function takeOut(
   }
   if (children.length > 0) await mergeUp(host, children, file, { signal, onGrains: progress.onGrains });
   const files = await filesNamedBy(folder, file);
+  // Its extents only once it is off the list: at the end nobody knows whose they were.
+  noteUnused(host.image, host.roots(), files.slice(0, 1));
   await host.unlist();
   await removeUnused(host.image, host.roots(), files);
 }
@@ -55,19 +57,27 @@ export async function takeOut(
  * is named without being there.
  */
 export async function removeUnused(
-  { surroundings: { folder }, leftovers }: VmdkImage,
+  image: VmdkImage,
   roots: readonly VmdkImage[],
   files: readonly string[],
 ): Promise<void> {
+  const { folder } = image.surroundings;
   if (files.length === 0) return;
+  noteUnused(image, roots, files);
+  for (const file of files) {
+    // Others that are left over may still be listed.
+    if (!image.leftovers.has(file)) continue;
+    if (await folder.exists(file)) await folder.remove(file);
+    image.leftovers.delete(file);
+  }
+  await folder.flush();
+}
+
+/** Whatever fails from now on, the files go when the disk is closed, if no snapshot is listed that has them. */
+function noteUnused({ leftovers }: VmdkImage, roots: readonly VmdkImage[], files: readonly string[]): void {
   const others = roots.flatMap((root) => root.chain().filter(({ file }) => file !== files[0]));
   const used = new Set(others.flatMap(({ own }) => own.files));
   for (const file of files) if (!used.has(file)) leftovers.add(file);
-  for (const file of leftovers) {
-    if (await folder.exists(file)) await folder.remove(file);
-    leftovers.delete(file);
-  }
-  await folder.flush();
 }
 
 /** Counts grains that were looked at: once to choose the direction for an only child, once for each child to move. */

@@ -173,7 +173,12 @@ export class SparseExtent implements Part {
    * up once: for a file that is read only.
    */
   filledTables(): Awaitable<readonly number[]> {
-    return (this.#filled ??= this.#findFilled());
+    // A failure is whoever asked's: the next one tries again.
+    this.#filled ??= this.#findFilled().catch((error: unknown) => {
+      this.#filled = undefined;
+      throw error;
+    });
+    return this.#filled;
   }
 
   async #findFilled(): Promise<readonly number[]> {

@@ -58,6 +58,8 @@ export interface VmdkSnapshotOperations extends DriverSnapshots {
   files(): Promise<string[]>;
   /** Which file has which snapshot, in the order of creation. */
   places(): Promise<{ readonly id: string; readonly file: string }[]>;
+  /** Removes those of the files that no snapshot lists; whatever keeps them there is passed over. */
+  removeUnlisted(files: readonly string[]): Promise<void>;
   /** Every snapshot has all of its bytes, and stands alone from now on. */
   releaseParents(): Promise<void>;
   /** What the snapshots and the disk stand on has another name. */
@@ -278,7 +280,7 @@ export class VmdkImage implements DriverImage {
     } finally {
       await own.close();
       await this.#link?.release();
-      for (const file of this.leftovers) await this.surroundings.folder.remove(file).catch(() => undefined);
+      if (this.leftovers.size > 0) await this.snapshots.removeUnlisted([...this.leftovers]);
     }
   }
 

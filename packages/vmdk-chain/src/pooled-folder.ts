@@ -132,6 +132,10 @@ class PooledStorage implements Storage {
     return this.#writer.discard(offset, length, purpose);
   }
 
+  allocate(...range: Parameters<Storage['allocate']>): ReturnType<Storage['allocate']> {
+    return this.#writer.allocate(...range);
+  }
+
   flush(): Awaitable<void> {
     // Who rests has nothing to flush.
     return this.#isClosed ? this.#writer.flush() : this.#inner?.flush();

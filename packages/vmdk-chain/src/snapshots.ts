@@ -108,6 +108,17 @@ export class VmdkSnapshots implements VmdkSnapshotOperations {
     return entries.map((entry) => ({ id: String(entry.uid), file: this.#fileOf(entry) }));
   }
 
+  async removeUnlisted(files: readonly string[]): Promise<void> {
+    await this.#quietly(async () => {
+      const listed = new Set((await this.places()).map(({ file }) => file));
+      // The list without them must not be lost once they are gone.
+      await this.#folder.flush();
+      for (const file of files) {
+        if (!listed.has(file) && (await this.#folder.exists(file))) await this.#folder.remove(file);
+      }
+    });
+  }
+
   async releaseParents(): Promise<void> {
     await releaseSnapshots(await this.#relinkHost());
   }

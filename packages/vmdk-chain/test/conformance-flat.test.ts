@@ -10,6 +10,7 @@ const capabilities: Capabilities = {
   ...vmdk.capabilities,
   backing: false,
   changeBacking: false,
+  releaseBacking: false,
   empty: false,
 };
 

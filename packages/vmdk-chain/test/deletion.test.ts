@@ -214,3 +214,27 @@ describe('a merge down that fails', () => {
     },
   );
 });
+
+it('a snapshot that could not be taken off the list keeps its file, whatever is deleted after it', async () => {
+  const memory = new MemoryFolder();
+  const folder = new FaultFolder(memory);
+  const disk = await build(folder, ['a']);
+  await disk.snapshots.apply('a');
+  await disk.write(0, pattern(5, SIZE));
+  await disk.snapshots.create('b');
+  await disk.snapshots.apply('a');
+  // `b` is a branch with nobody on it; its deletion is only the list's, and that fails.
+  const b = await disk.snapshots.open('b');
+  const before = await bytesOf(b);
+  await b.close();
+  folder.arm({ kind: 'EIO', methods: ['rename'], nth: 1 });
+  await expect(disk.snapshots.delete('b')).rejects.toMatchObject({ code: 'ERR_IO' });
+  await disk.snapshots.create('c');
+  await disk.snapshots.apply('a');
+  await disk.snapshots.delete('c');
+  const again = await reopened(disk, folder);
+  const kept = await again.snapshots.open('b');
+  expect(before.equals(await bytesOf(kept))).toBe(true);
+  await kept.close();
+  await again.close();
+});
