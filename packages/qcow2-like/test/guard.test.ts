@@ -9,6 +9,7 @@ import {
   readU64BE,
   viewOf,
 } from '@cowlab/core';
+import { Random } from '@cowlab/conformance';
 import { qcow2 } from '@cowlab/qcow2-like';
 import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
@@ -190,6 +191,34 @@ describe('a write in place', () => {
     expect(error).toMatchObject({ code: 'ERR_CORRUPT', data: { field: 'active L1 table' } });
     await expectCondemned(disk);
     expect((await bytesIn(folder)).equals(bytes)).toBe(true);
+  });
+});
+
+describe('an image whose counts are right', () => {
+  it.each(['constant', 'cached', 'all'])('is never refused a change (overlap_check %s)', async (level) => {
+    const folder = await newImage(8 * MIB, { cluster_size: 512 });
+    const random = new Random(Number(process.env['COWLAB_SEED'] ?? 7));
+    let disk = await open(folder, false, { overlap_check: level, l2_cache_size: 4 * KIB });
+    const steps: (() => Promise<unknown>)[] = [
+      async () => disk.write(random.below(7 * MIB), bufferOf(1 + random.below(90_000), random.below(99))),
+      async () => disk.discard(random.below(7 * MIB), random.below(400_000)),
+      async () => disk.flush(),
+      async () => disk.snapshots.create(`s${random.below(1e9)}`),
+      async () => disk.snapshots.delete(random.pick(await disk.snapshots.list()).id),
+      async () => disk.snapshots.apply(random.pick(await disk.snapshots.list()).id),
+      async () => {
+        await disk.close();
+        disk = await open(folder, false, { overlap_check: level });
+      },
+    ];
+    for (let step = 0; step < 150; step += 1) {
+      const hasSnapshots = (await disk.snapshots.list()).length > 0;
+      const choice = random.below(steps.length + 4);
+      const run = steps[choice < steps.length && (hasSnapshots || ![4, 5].includes(choice)) ? choice : 0];
+      await run!();
+    }
+    expect(await disk.check()).toMatchObject({ corruptions: 0, leaks: 0 });
+    await disk.close();
   });
 });
 
