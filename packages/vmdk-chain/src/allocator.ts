@@ -53,6 +53,11 @@ export class GrainAllocator {
     return Math.max(roundUp(size, grainBytes), overheadBytes + roundUp(grains, grainBytes)) / SECTOR;
   }
 
+  /** First sector that the next new grain may have. */
+  get next(): number {
+    return this.#next;
+  }
+
   /** Up to `count` grains that lie together. Throws `ERR_NO_SPACE` past sector 2^32. */
   take(count: number): Grains {
     const returned = this.#returned.pop();

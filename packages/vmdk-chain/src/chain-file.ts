@@ -46,6 +46,8 @@ const TYPES_WITH_EXTENTS = [
 
 export interface FileOptions {
   readonly readOnly: boolean;
+  /** Opened to be repaired: directories need not be whole. */
+  readonly forRepair?: boolean;
   readonly lock: LockMode;
   /** Bytes of grain tables to keep in memory. */
   readonly cacheBytes: number;
@@ -355,7 +357,7 @@ async function readEmbedded(
   file: string,
   storage: Storage,
   head: Uint8Array,
-  { readOnly, cacheBytes }: Omit<FileOptions, 'lock'>,
+  { readOnly, forRepair = false, cacheBytes }: Omit<FileOptions, 'lock'>,
 ): Promise<Contents> {
   const header = await headerIn(file, storage, head, readOnly);
   const { descriptorOffset, descriptorBytes } = header;
@@ -379,7 +381,7 @@ async function readEmbedded(
     const part = await openStream(file, storage, header, { readOnly, cacheBytes, isChild });
     return { room, parts: [part], storages: [storage] };
   }
-  const options = { start: 0, size: header.size, readOnly, cacheBytes };
+  const options = { start: 0, size: header.size, readOnly, forRepair, cacheBytes };
   const extent = await SparseExtent.read(file, storage, header, options);
   return { room, parts: [extent], storages: [storage] };
 }
@@ -389,7 +391,7 @@ async function readWithExtents(
   { context }: Home,
   file: string,
   storage: Storage,
-  { readOnly, lock, cacheBytes }: FileOptions,
+  { readOnly, forRepair = false, lock, cacheBytes }: FileOptions,
 ): Promise<Contents> {
   const room = await DescriptorRoom.read(file, { storage, offset: 0, length: undefined });
   const createType = createTypeOf(file, room);
@@ -398,6 +400,7 @@ async function readWithExtents(
     file,
     lines: room.descriptor.extents(file),
     access: { readOnly, lock },
+    forRepair,
     cacheBytes,
     openPart: (name, field, access) => context.openPart(name, field, access),
   });

@@ -60,8 +60,8 @@ export function belowLock({ context }: Surroundings): LockMode {
 /** Opens a file and everything below it. Rejects with `ERR_BACKING_…` too; nothing stays open then. */
 export async function openImage(surroundings: Surroundings, file: string): Promise<VmdkImage> {
   const { context, cacheBytes } = surroundings;
-  const { readOnly, lock } = context;
-  const chainFile = await ChainFile.open(surroundings, file, { readOnly, lock, cacheBytes });
+  const { readOnly, forRepair, lock } = context;
+  const chainFile = await ChainFile.open(surroundings, file, { readOnly, forRepair, lock, cacheBytes });
   try {
     await surroundings.pool?.opened(file, chainFile.storages[0]);
     // As long as the file is open anyway.

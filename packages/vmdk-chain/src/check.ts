@@ -20,6 +20,7 @@ import {
   ZEROED_GRAIN,
 } from './layout.ts';
 import { assertNotAborted } from './merge.ts';
+import { type Repair, repairTables } from './repair.ts';
 import { checkStream, type OnFinding } from './stream-check.ts';
 import { TablePieces, WINDOW_BYTES } from './table-stream.ts';
 import { isSnapshotName } from './vmsd.ts';
@@ -67,7 +68,15 @@ class SectorList {
 class Report {
   corruptions = 0;
   leaks = 0;
+  repaired = 0;
   readonly findings: Finding[] = [];
+
+  /** A finding that is none any more. */
+  addRepair({ severity, structure, message, hostOffset }: Repair, file: string): void {
+    this.repaired++;
+    if (this.findings.length === MAX_FINDINGS) return;
+    this.findings.push({ severity, structure, message, file, repaired: true, hostOffset });
+  }
 
   add(
     severity: Finding['severity'],
@@ -113,11 +122,20 @@ export async function checkChain(top: VmdkImage, options: CheckOptions): Promise
     if (image === top) Object.assign(totals, usage);
     checkDescriptor(image, report);
   };
+  if (options.repair === 'all') await repairFile(top.own, report, options.signal);
   for (const image of chain) await checkOne(image);
   const listed = await checkSnapshots(top, report, checked, checkOne);
   await checkNames(top, new Set(listed), checked, report);
-  const { corruptions, leaks, findings } = report;
-  return { corruptions, leaks, repaired: 0, findings, ...totals };
+  const { corruptions, leaks, repaired, findings } = report;
+  return { corruptions, leaks, repaired, findings, ...totals };
+}
+
+/** The disk's own tables; the files below it are open to be read only. */
+async function repairFile(file: ChainFile, report: Report, signal: CheckOptions['signal']): Promise<void> {
+  for (const extent of file.sparseExtents) {
+    assertNotAborted(file.file, signal);
+    await repairTables(extent, (repair) => report.addRepair(repair, extent.file));
+  }
 }
 
 /** What the extents of a file hold, together. */
@@ -156,6 +174,9 @@ async function readUsage(extent: SparseExtent, report: Report, onTable: () => vo
   const { redundantDirectoryOffset } = header;
   const second =
     redundantDirectoryOffset === undefined ? undefined : await readSecond(extent, redundantDirectoryOffset);
+  if (header.isDirectoryLost) {
+    report.add('corruption', file, 'header', 'gdOffset leads out of the file; the second directory is read');
+  }
   const grains = new SectorList();
   const places = new SectorList();
   const primary = new TablePieces(storage, tables.directory, WINDOW_BYTES);
@@ -168,9 +189,12 @@ async function readUsage(extent: SparseExtent, report: Report, onTable: () => vo
     }
     if (sector === 0) continue;
     places.push(sector);
+    if (extent.restored.has(index)) {
+      report.add('corruption', file, 'grain directory', `entry ${index} is lost; the second copy is read`);
+    }
     const bytes = await primary.at(index);
     if (bytes !== undefined) readTable(extent, index, bytes, grains, report);
-    if (redundant === undefined || twin === 0) continue;
+    if (redundant === undefined || twin === 0 || extent.restored.has(index)) continue;
     if (twin * SECTOR + GRAIN_TABLE_BYTES > storage.size()) {
       report.add('corruption', file, 'redundant grain directory', `table ${index} lies outside the file`);
       continue;
@@ -239,7 +263,7 @@ function checkStructures(extent: SparseExtent, { tables }: Usage, report: Report
   const fixed: [string, number | undefined, number][] = [
     ['header', 0, SECTOR],
     ['descriptor', header.descriptorOffset, header.descriptorBytes],
-    ['grain directory', header.directoryOffset, directoryBytes],
+    ['grain directory', header.isDirectoryLost ? undefined : header.directoryOffset, directoryBytes],
     ['redundant grain directory', header.redundantDirectoryOffset, directoryBytes],
   ];
   const placed = fixed.flatMap(([name, at, bytes]) =>
@@ -298,6 +322,10 @@ function checkPlaces(extent: SparseExtent, usage: Usage, report: Report): void {
       report.add('corruption', file, 'grain', 'lies on another grain or table', sector * SECTOR);
     }
     end = Math.max(end, sector + grainSectors);
+  }
+  const last = usage.grains.at(-1);
+  if (last !== undefined && last + grainSectors > extent.grains.next) {
+    report.add('corruption', file, 'grain', 'reaches into the place of the next new one', last * SECTOR);
   }
   pass(Math.ceil(storage.size() / SECTOR));
 }

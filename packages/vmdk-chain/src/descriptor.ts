@@ -78,12 +78,12 @@ export function newCid(): number {
 export class Descriptor {
   /** Each with its line break; the last may have none. */
   readonly #lines: string[];
-  /** The first sector is filled up, so that what lies behind it stays where it is. */
-  #filled: boolean;
+  /** So many lines lie in the first sector, which is filled up, so that what is behind it stays; undefined where it is not. */
+  #cut: number | undefined;
 
-  private constructor(lines: string[], filled: boolean) {
+  private constructor(lines: string[], cut: number | undefined) {
     this.#lines = lines;
-    this.#filled = filled;
+    this.#cut = cut;
   }
 
   static create(fields: NewDescriptor): Descriptor {
@@ -113,10 +113,10 @@ export class Descriptor {
         ? []
         : [`${CHILD_GRAIN_KEY} = "${fields.childGrainBytes / SECTOR}"`]),
     ];
-    return new Descriptor(
-      lines.map((line) => `${encodeText('utf-8', line)}\n`),
-      true,
-    );
+    const bytes = lines.map((line) => `${encodeText('utf-8', line)}\n`);
+    const descriptor = new Descriptor(bytes, undefined);
+    descriptor.#fill();
+    return descriptor;
   }
 
   /** Reads a descriptor; the text ends at the first zero byte. */
@@ -125,14 +125,18 @@ export class Descriptor {
     const text = Buffer.from(end === -1 ? bytes : bytes.subarray(0, end)).toString('latin1');
     const lines = text.split(/(?<=\n)/);
     if (lines.at(-1) === '') lines.pop();
-    return new Descriptor(
-      lines,
-      lines.some((line) => FILLER.test(line)),
-    );
+    let through = 0;
+    const filler = lines.findIndex((line) => {
+      through += line.length;
+      return through >= SECTOR;
+    });
+    if (through !== SECTOR || !FILLER.test(lines[filler] ?? '')) return new Descriptor(lines, undefined);
+    lines.splice(filler, 1);
+    return new Descriptor(lines, filler);
   }
 
   clone(): Descriptor {
-    return new Descriptor([...this.#lines], this.#filled);
+    return new Descriptor([...this.#lines], this.#cut);
   }
 
   /** The value of the first line with this key, without its quotes. */
@@ -176,7 +180,6 @@ export class Descriptor {
 
   /** Names another parent, or none. */
   setParent(cid: number, hint: string | undefined): void {
-    this.#filled = true;
     this.#replace('parentCID', `parentCID=${hex(cid)}`, 1 + this.#find('CID'));
     const at = this.#find('parentFileNameHint');
     if (hint !== undefined) {
@@ -187,37 +190,37 @@ export class Descriptor {
       );
     } else if (at !== -1) {
       this.#lines.splice(at, 1);
+      if (this.#cut !== undefined && at < this.#cut) this.#cut--;
     }
+    this.#fill();
   }
 
   /** Names the file that the one extent lies in. */
   setExtentName(name: string): void {
-    this.#filled = true;
     const at = this.#lines.findIndex(isExtentLine);
     const line = this.#lines[at];
     if (line !== undefined) this.#lines[at] = line.replace(/"[^"]*"/, () => `"${this.#encode(name)}"`);
+    this.#fill();
   }
 
   /** The text as bytes, without the padding behind it. */
   encode(): Uint8Array {
-    const lines = this.#lines.filter((line) => !FILLER.test(line));
-    const whole = lines.join('');
-    if (whole.length <= SECTOR || !this.#filled) return Buffer.from(whole, 'latin1');
-    const cut = this.#cutOf(lines);
-    const head = lines.slice(0, cut).join('');
+    const whole = this.#lines.join('');
+    if (this.#cut === undefined) return Buffer.from(whole, 'latin1');
+    const head = this.#lines.slice(0, this.#cut).join('');
     const lineBreak = this.#lineBreak;
     const filler = '#'.repeat(Math.max(0, SECTOR - head.length - lineBreak.length));
     // A comment needs its sign twice, so that it is known again.
-    if (cut === 0 || filler.length < 2) return Buffer.from(whole, 'latin1');
-    return Buffer.from(head + filler + lineBreak + lines.slice(cut).join(''), 'latin1');
+    if (filler.length < 2) return Buffer.from(whole, 'latin1');
+    return Buffer.from(head + filler + lineBreak + this.#lines.slice(this.#cut).join(''), 'latin1');
   }
 
-  /** How many lines the first sector has: as far as the extents, or where these are many, what may change before them. */
-  #cutOf(lines: readonly string[]): number {
-    const extents = 1 + lines.findLastIndex(isExtentLine);
-    if (lines.slice(0, extents).join('').length + 4 <= SECTOR) return extents;
-    const changing = new Set(['cid', 'parentcid', 'createtype', 'parentfilenamehint']);
-    return 1 + lines.findLastIndex((line) => changing.has(entryOf(line)?.key.toLowerCase() ?? ''));
+  /** From now on the first sector has the lines that change: as far as the one extent, or as the last of them before many. */
+  #fill(): void {
+    if (this.#cut !== undefined || this.#lines.join('').length <= SECTOR) return;
+    const extents = [...this.#lines.keys()].filter((at) => isExtentLine(this.#lines[at]!));
+    const changing = ['CID', 'parentCID', 'createType', 'parentFileNameHint'].map((key) => this.#find(key));
+    this.#cut = 1 + Math.max(...changing, ...(extents.length === 1 ? extents : []));
   }
 
   get #lineBreak(): string {
@@ -249,5 +252,6 @@ export class Descriptor {
     const before = this.#lines[insertAt - 1];
     if (before !== undefined && !before.endsWith('\n')) this.#lines[insertAt - 1] = before + this.#lineBreak;
     this.#lines.splice(insertAt, 0, text + this.#lineBreak);
+    if (this.#cut !== undefined && insertAt <= this.#cut) this.#cut++;
   }
 }

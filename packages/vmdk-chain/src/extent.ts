@@ -7,8 +7,8 @@ import {
   unsupported,
 } from '@cowlab/core';
 import { GrainAllocator } from './allocator.ts';
+import { readDirectories } from './directory.ts';
 import {
-  decodeDirectory,
   decodeHeader,
   GRAIN_TABLE_BYTES,
   GRAIN_TABLE_ENTRIES,
@@ -52,6 +52,8 @@ export interface SparseOptions {
   /** Guest bytes; the header may have whole grains. */
   readonly size: number;
   readonly readOnly: boolean;
+  /** Opened to be repaired: directories need not be whole. */
+  readonly forRepair?: boolean;
   /** Bytes of grain tables to keep in memory. */
   readonly cacheBytes: number;
 }
@@ -60,6 +62,7 @@ interface SparseFile {
   readonly storage: Storage;
   readonly header: SparseHeader;
   readonly tables: GrainTables;
+  readonly restored: ReadonlySet<number>;
 }
 
 export class SparseExtent implements Part {
@@ -71,16 +74,22 @@ export class SparseExtent implements Part {
   readonly header: SparseHeader;
   readonly tables: GrainTables;
   readonly grains: GrainAllocator;
+  readonly #restored: Set<number>;
   readonly #grainBytes: number;
   #filled: Promise<readonly number[]> | undefined;
 
-  private constructor(file: string, { storage, header, tables }: SparseFile, options: SparseOptions) {
+  private constructor(
+    file: string,
+    { storage, header, tables, restored }: SparseFile,
+    options: SparseOptions,
+  ) {
     this.file = file;
     this.start = options.start;
     this.size = options.size;
     this.storage = storage;
     this.header = header;
     this.tables = tables;
+    this.#restored = new Set(restored);
     this.#grainBytes = header.grainBytes;
     this.grains = new GrainAllocator(file, storage, header);
   }
@@ -92,20 +101,10 @@ export class SparseExtent implements Part {
     header: SparseHeader,
     options: SparseOptions,
   ): Promise<SparseExtent> {
-    const directory = await readDirectory(file, storage, header, header.directoryOffset, 'grain directory');
-    // Who only reads has no use for the second copy.
-    const redundant =
-      options.readOnly || header.redundantDirectoryOffset === undefined
-        ? undefined
-        : await readDirectory(
-            file,
-            storage,
-            header,
-            header.redundantDirectoryOffset,
-            'redundant grain directory',
-          );
-    const tables = new GrainTables(file, storage, header, directory, redundant, options.cacheBytes);
-    return new SparseExtent(file, { storage, header, tables }, options);
+    const { entries, restored, redundant } = await readDirectories(file, storage, header, !options.readOnly);
+    if (!options.readOnly && options.forRepair !== true) assertWhole(file, header, restored);
+    const tables = new GrainTables(file, storage, header, entries, redundant, options.cacheBytes);
+    return new SparseExtent(file, { storage, header, tables, restored }, options);
   }
 
   map(offset: number, length: number, below: ReadSource | undefined, owned: boolean): Awaitable<Extent> {
@@ -146,6 +145,16 @@ export class SparseExtent implements Part {
       await this.zeroGrains(this.#grainAt(offset), Math.ceil(extent.length / this.#grainBytes));
     }
     return offset + extent.length;
+  }
+
+  /** Tables that the first directory does not lead to; the second one's are read instead. */
+  get restored(): ReadonlySet<number> {
+    return this.#restored;
+  }
+
+  /** The first directory leads to the table again. */
+  settle(index: number): void {
+    this.#restored.delete(index);
   }
 
   get crowded(): boolean {
@@ -380,15 +389,14 @@ async function readFooter(file: string, storage: Storage): Promise<Uint8Array> {
   throw corrupt(file, 'footer.magicNumber', 'no header of a sparse extent');
 }
 
-/** A directory, validated. The header's check has made sure that it lies inside the file. */
-export async function readDirectory(
-  file: string,
-  storage: Storage,
-  header: SparseHeader,
-  offset: number,
-  name: string,
-): Promise<Uint32Array> {
-  const bytes = new Uint8Array(header.tableCount * 4);
-  await storage.read(offset, bytes, 'mapping');
-  return decodeDirectory(file, name, bytes, storage.size());
+/** What is written goes to both copies, so a writer needs both. */
+function assertWhole(file: string, header: SparseHeader, restored: ReadonlySet<number>): void {
+  if (header.isDirectoryLost) {
+    const problem = 'directory lies outside the file; the second one can be read, or used for a repair';
+    throw corrupt(file, 'header.gdOffset', problem, { value: header.directoryOffset / SECTOR });
+  }
+  const [index] = restored;
+  if (index === undefined) return;
+  const problem = 'leads to no grain table; the second copy can be read, or used for a repair';
+  throw corrupt(file, `grain directory[${index}]`, problem, { offset: header.directoryOffset + index * 4 });
 }

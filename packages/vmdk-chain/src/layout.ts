@@ -64,6 +64,8 @@ export interface SparseHeader {
   /** Entries of a grain directory. */
   readonly tableCount: number;
   readonly directoryOffset: number;
+  /** It leads out of the file, and there is a second copy that does not. */
+  readonly isDirectoryLost: boolean;
   /** Undefined where the header says that there is no second copy. */
   readonly redundantDirectoryOffset: number | undefined;
   /** Where metadata ends and grains may begin. */
@@ -111,6 +113,7 @@ export function planExtent(
     descriptorBytes: DESCRIPTOR_SECTORS * SECTOR,
     tableCount,
     directoryOffset,
+    isDirectoryLost: false,
     redundantDirectoryOffset,
     overheadBytes,
     zeroedGrains,
@@ -197,13 +200,13 @@ export function decodeHeader(file: string, bytes: Uint8Array, fileBytes: number)
     descriptorBytes,
     tableCount,
     directoryOffset: sectors('gdOffset'),
+    isDirectoryLost: false,
     redundantDirectoryOffset: hasRedundant ? sectors('rgdOffset') : undefined,
     overheadBytes: sectors('overHead'),
     zeroedGrains: (flags & FLAG_ZEROED_GRAIN) !== 0,
     streamOptimized,
   };
-  checkDirectories(file, header, fileBytes);
-  return header;
+  return { ...header, isDirectoryLost: checkDirectories(file, header, fileBytes) };
 }
 
 /** Grains are compressed, with deflate and behind headers that say how long they are, or none of it. */
@@ -272,24 +275,25 @@ function checkGrain(file: string, grainBytes: number, size: number): number {
   return grainBytes;
 }
 
-function checkDirectories(file: string, header: SparseHeader, fileBytes: number): void {
+/** True when only the second directory lies inside the file. */
+function checkDirectories(file: string, header: SparseHeader, fileBytes: number): boolean {
   const directoryBytes = header.tableCount * 4;
-  const places: [string, number | undefined][] = [
-    ['header.gdOffset', header.directoryOffset],
-    ['header.rgdOffset', header.redundantDirectoryOffset],
-  ];
-  for (const [field, offset] of places) {
-    if (offset !== undefined && (offset < SECTOR || offset + directoryBytes > fileBytes)) {
-      throw corrupt(file, field, `directory of ${directoryBytes} bytes lies outside the file`, {
-        value: offset / SECTOR,
-      });
-    }
-  }
+  const isInside = (offset: number): boolean => offset >= SECTOR && offset + directoryBytes <= fileBytes;
+  const refuse = (field: string, offset: number): never => {
+    throw corrupt(file, field, `directory of ${directoryBytes} bytes lies outside the file`, {
+      value: offset / SECTOR,
+    });
+  };
+  const { directoryOffset, redundantDirectoryOffset: second } = header;
+  const isLost = !isInside(directoryOffset);
+  if (isLost && (second === undefined || !isInside(second))) refuse('header.gdOffset', directoryOffset);
+  if (second !== undefined && !isInside(second)) refuse('header.rgdOffset', second);
   if (header.overheadBytes < SECTOR || header.overheadBytes > fileBytes) {
     throw corrupt(file, 'header.overHead', `${header.overheadBytes} bytes lie outside the file`, {
       value: header.overheadBytes / SECTOR,
     });
   }
+  return isLost;
 }
 
 /**

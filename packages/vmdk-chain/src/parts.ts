@@ -23,6 +23,7 @@ export interface PartsRequest {
   readonly file: string;
   readonly lines: readonly ExtentLine[];
   readonly access: StorageOpenOptions;
+  readonly forRepair: boolean;
   /** Bytes of grain tables to keep in memory, for all extents together. */
   readonly cacheBytes: number;
   openPart(name: string, field: string, access: StorageOpenOptions): Promise<Storage>;
@@ -156,7 +157,7 @@ class PartOpener implements OpenedParts {
 
   async #sparse(line: ExtentLine, place: PlaceInDisk): Promise<Part> {
     const { start, size, field } = place;
-    const { access, cacheBytes, lines } = this.#request;
+    const { access, cacheBytes, forRepair, lines } = this.#request;
     const { storage } = await this.#open(line.fileName ?? '', field, true);
     const header = await headerIn(storage.name, storage, await readHead(storage), access.readOnly);
     if (header.streamOptimized) {
@@ -172,6 +173,7 @@ class PartOpener implements OpenedParts {
       start,
       size,
       readOnly: access.readOnly,
+      forRepair,
       cacheBytes: share,
     });
   }

@@ -10,7 +10,7 @@ import {
   viewOf,
 } from '@cowlab/core';
 import { GRAIN_TABLE_ENTRIES, SECTOR, type SparseHeader, ZEROED_GRAIN } from './layout.ts';
-import { readDirectory } from './extent.ts';
+import { readDirectory } from './directory.ts';
 import type { Part, PartPlacement } from './part.ts';
 import { decodeMarker, GRAIN_HEADER_BYTES } from './stream-layout.ts';
 import { StreamWriter } from './stream-writer.ts';

@@ -52,6 +52,7 @@ export function planStream(file: string, size: number, grainBytes: number): Spar
     descriptorBytes: DESCRIPTOR_SECTORS * SECTOR,
     tableCount,
     directoryOffset: 0,
+    isDirectoryLost: false,
     redundantDirectoryOffset: undefined,
     overheadBytes: OVERHEAD_BYTES,
     zeroedGrains: false,

@@ -1,4 +1,4 @@
-import { type Awaitable, corrupt, type Storage, unsupported, viewOf } from '@cowlab/core';
+import { type Awaitable, corrupt, isCowlabError, type Storage, unsupported, viewOf } from '@cowlab/core';
 import {
   GRAIN_TABLE_BYTES,
   GRAIN_TABLE_ENTRIES,
@@ -29,6 +29,8 @@ export interface GrainTable {
   entries: Uint32Array;
   /** Bit i: sector i of the table differs from the disk. */
   dirty: number;
+  /** Read from the second copy, because the first cannot be used: the first write mends all of it. */
+  readonly restored: boolean;
 }
 
 interface DirtySectors {
@@ -114,8 +116,13 @@ export class GrainTables {
   set(table: GrainTable, entry: number, value: number): void {
     if (table.entries === NO_ENTRIES) table.entries = new Uint32Array(GRAIN_TABLE_ENTRIES);
     table.entries[entry] = value;
-    table.dirty |= 1 << Math.floor(entry / ENTRIES_PER_SECTOR);
+    table.dirty |= table.restored ? WHOLE_TABLE : 1 << Math.floor(entry / ENTRIES_PER_SECTOR);
     this.#dirty.set(table.index, table);
+  }
+
+  /** Where a writer keeps the second copy of a table; 0 where that has none. */
+  secondOf(index: number): number | undefined {
+    return this.#redundant?.[index];
   }
 
   /** Whether the extent has room for the entries of this table. */
@@ -165,15 +172,49 @@ export class GrainTables {
 
   #read(index: number): Awaitable<GrainTable> {
     const sector = this.directory[index]!;
-    if (sector === 0) return this.#keep({ index, entries: NO_ENTRIES, dirty: 0 });
+    if (sector === 0) return this.#keep({ index, entries: NO_ENTRIES, dirty: 0, restored: false });
     const bytes = new Uint8Array(GRAIN_TABLE_BYTES);
-    const pending = this.#storage.read(sector * SECTOR, bytes, 'mapping');
-    if (!(pending instanceof Promise)) return this.#keep(this.#decode(index, bytes));
-    const loading = pending
-      .then(() => this.#keep(this.#decode(index, bytes)))
-      .finally(() => this.#loading.delete(index));
+    let reading: Promise<GrainTable>;
+    try {
+      const pending = this.#storage.read(sector * SECTOR, bytes, 'mapping');
+      if (!(pending instanceof Promise)) return this.#keep(this.#decode(index, bytes, false));
+      reading = pending
+        .then(() => this.#decode(index, bytes, false))
+        .catch((error: unknown) => this.#readSecond(index, error));
+    } catch (error) {
+      reading = this.#readSecond(index, error);
+    }
+    const loading = reading.then((table) => this.#keep(table)).finally(() => this.#loading.delete(index));
     this.#loading.set(index, loading);
     return loading;
+  }
+
+  /** The second copy of a table whose first one cannot be used; throws what was wrong with that when it is no better. */
+  async #readSecond(index: number, error: unknown): Promise<GrainTable> {
+    // A medium that fails is for its user to know of, not to be passed over; a repair takes the second copy then.
+    if (!isCowlabError(error, 'ERR_CORRUPT')) throw error;
+    try {
+      const sector = await this.#secondPlace(index);
+      if (sector === undefined) throw error;
+      const bytes = new Uint8Array(GRAIN_TABLE_BYTES);
+      await this.#storage.read(sector * SECTOR, bytes, 'mapping');
+      return this.#decode(index, bytes, true);
+    } catch {
+      throw error;
+    }
+  }
+
+  /** Where the second copy of a table lies; undefined where there is none. */
+  async #secondPlace(index: number): Promise<number | undefined> {
+    const known = this.#redundant?.[index];
+    if (known !== undefined) return known === 0 ? undefined : known;
+    const offset = this.#header.redundantDirectoryOffset;
+    if (offset === undefined) return undefined;
+    const entry = new Uint8Array(4);
+    await this.#storage.read(offset + index * 4, entry, 'mapping');
+    const sector = viewOf(entry).getUint32(0, true);
+    const isInside = sector * SECTOR + GRAIN_TABLE_BYTES <= this.#storage.size();
+    return sector !== 0 && isInside ? sector : undefined;
   }
 
   #keep(table: GrainTable): GrainTable {
@@ -181,9 +222,10 @@ export class GrainTables {
     return table;
   }
 
-  #decode(index: number, bytes: Uint8Array): GrainTable {
+  #decode(index: number, bytes: Uint8Array, restored: boolean): GrainTable {
     const entries = new Uint32Array(GRAIN_TABLE_ENTRIES);
-    return { index, entries: this.decode(index, bytes, entries) ? entries : NO_ENTRIES, dirty: 0 };
+    const isUsed = this.decode(index, bytes, entries);
+    return { index, entries: isUsed ? entries : NO_ENTRIES, dirty: 0, restored };
   }
 
   #assertZeroed(index: number, entry: number, sector: number): void {

@@ -6,11 +6,27 @@ import { CowlabError } from '@cowlab/core';
  * Latin-1, so that every text can be read, and written back as it was.
  */
 
-type Decoder = InstanceType<typeof TextDecoder>;
+/** Letters of the bytes 0x80 … 0x9f in windows-1252; Node's own decoder takes them for those of Latin-1. */
+const WINDOWS_1252 =
+  '\u20ac\x81\u201a\u0192\u201e\u2026\u2020\u2021\u02c6\u2030\u0160\u2039\u0152\x8d\u017d\x8f' +
+  '\x90\u2018\u2019\u201c\u201d\u2022\u2013\u2014\u02dc\u2122\u0161\u203a\u0153\x9d\u017e\u0178';
+
+/** What a `TextDecoder` does, as far as it is used here. */
+interface Decoder {
+  readonly encoding: string;
+  decode(bytes: Uint8Array): string;
+}
+
+const windows1252: Decoder = {
+  encoding: 'windows-1252',
+  decode: (bytes) =>
+    Array.from(bytes, (byte) => WINDOWS_1252[byte - 0x80] ?? String.fromCharCode(byte)).join(''),
+};
 
 function decoderOf(label: string): Decoder | undefined {
   try {
-    return new TextDecoder(label, { fatal: true, ignoreBOM: true });
+    const decoder = new TextDecoder(label, { fatal: true, ignoreBOM: true });
+    return decoder.encoding === 'windows-1252' ? windows1252 : decoder;
   } catch {
     return undefined;
   }

@@ -26,15 +26,17 @@ async function stream(): Promise<Sample> {
 
 const samples = [await stream()];
 
+/** A flat disk can have no parent. */
+const flat = { ...vmdk, capabilities: { ...vmdk.capabilities, backing: false } };
+
 malformed(
-  [{ grain_size: 4096 }, { grain_size: 4096, zeroed_grain: true }, { grain_size: 65_536 }].map(
-    (options, nth) => ({
-      driver: vmdk,
-      structures: vmdkStructures,
-      options,
-      ...(nth === 0 && { samples }),
-    }),
-  ),
+  [
+    { driver: vmdk, options: { grain_size: 4096 }, samples },
+    { driver: vmdk, options: { grain_size: 4096, zeroed_grain: true } },
+    { driver: vmdk, options: { grain_size: 65_536 } },
+    { driver: vmdk, options: { grain_size: 4096, subformat: 'twoGbMaxExtentSparse', extent_size: 32_768 } },
+    { driver: flat, options: { grain_size: 4096, subformat: 'twoGbMaxExtentFlat', extent_size: 32_768 } },
+  ].map((subject) => ({ ...subject, structures: vmdkStructures })),
   corpus,
-  500,
+  800,
 );
