@@ -43,7 +43,7 @@ export interface OpenCell {
   readonly session: Session;
 }
 
-const FILL_BYTES = 1024 * 1024;
+export const FILL_BYTES: number = 1024 * 1024;
 
 /** Called with how much of the present step is done, 0 … 1. */
 export type Tick = (done: number) => void;

@@ -59,6 +59,8 @@ export interface SessionRow {
   opening: Calls;
   working: Calls;
   closing: Calls;
+  /** Of all guest bytes after the overwrites; they were what the workload says, or the run had failed. */
+  contentsCrc32c?: number;
   /** Bytes of metadata in memory after the reads, and after both overwrite passes. */
   residentMetadataBytes: number;
   residentAfterOverwritesBytes: number;
@@ -369,6 +371,7 @@ export const resultsSchema: v.GenericSchema<unknown, Results> = v.object({
       opening: calls,
       working: calls,
       closing: calls,
+      contentsCrc32c: v.exactOptional(count),
       residentMetadataBytes: count,
       residentAfterOverwritesBytes: count,
       counters: v.record(v.string(), v.number()),

@@ -102,6 +102,16 @@ describe('a run', () => {
     }
   });
 
+  it('finds on every disk of one N the same bytes, those that the workload wrote', () => {
+    for (const snapshots of tiny.snapshotCounts) {
+      const sums = results.sessions
+        .filter((each) => each.snapshots === snapshots)
+        .map((each) => each.contentsCrc32c);
+      expect(sums).toHaveLength(formatNames.length + (snapshots === 0 ? 1 : 0));
+      expect(new Set(sums).size).toBe(1);
+    }
+  });
+
   it('asks every cell for the same number of requests', () => {
     for (const { operations } of results.reads) expect(operations).toBe(tiny.readRounds * tiny.readBatch);
     for (const { operations } of results.overwrites)

@@ -32,6 +32,11 @@ export function readingParty(
   };
 }
 
+/** The bytes of each of so many writes of a party. */
+export function writtenBytes(offsetCount: number, requestBytes: number): Uint8Array {
+  return patternBytes(offsetCount, requestBytes);
+}
+
 /** Writes in round r at the offsets from `r * flushEvery`, and flushes. */
 export function writingParty(
   disk: Disk,
@@ -39,7 +44,7 @@ export function writingParty(
   requestBytes: number,
   flushEvery: number,
 ): Party {
-  const source = patternBytes(offsets.length, requestBytes);
+  const source = writtenBytes(offsets.length, requestBytes);
   return {
     rounds: Math.ceil(offsets.length / flushEvery),
     async batch(round) {

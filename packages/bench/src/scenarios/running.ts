@@ -1,8 +1,9 @@
+import { verifiedChecksum } from '../contents.ts';
 import { type Cell, type OpenCell, openSession, warmUp } from '../lab.ts';
 import { addCalls, toCalls } from '../measure.ts';
 import type { Profile } from '../profiles.ts';
 import type { Calls, OverwriteRow, RequestRow, SessionRow } from '../schema.ts';
-import { measureOverwrites } from './overwrite.ts';
+import { measureOverwrites, writtenBy } from './overwrite.ts';
 import { measureReads } from './read.ts';
 
 export interface RunningRows {
@@ -14,7 +15,7 @@ export interface RunningRows {
 /*
  * What a running machine sees: one session per cell, all cells open at once. Open, one read of everything that
  * warms the caches (what a cold start costs is the business of open.ts), random reads (G2, G3), how much
- * metadata is in memory (G4), overwrites (G2, G3), close; and what reached the storage in each part, so that
+ * metadata is in memory (G4), overwrites (G2, G3), a look at every byte, close; and what reached the storage in each part, so that
  * nothing can hide its bookkeeping between two measurements (G1: no refcount calls between open and close).
  */
 export async function measureRunning(
@@ -37,12 +38,26 @@ export async function measureRunning(
     const same = (row: RequestRow): boolean =>
       row.format === cell.subject.name && row.snapshots === cell.snapshots;
     const { residentMetadataBytes: residentAfterOverwritesBytes } = session.disk.stats();
+    session.folder.reset();
+    const operationsOf = (pass: OverwriteRow['pass']): number =>
+      overwrites.find((row) => same(row) && row.pass === pass)?.operations ?? 0;
+    const written = writtenBy(profile, seed + 1, {
+      first: operationsOf('first'),
+      steady: operationsOf('steady'),
+    });
+    const contentsCrc32c = await verifiedChecksum(session.disk, cell, profile, written);
+    const verifying = toCalls(session.folder.reset());
     await session.disk.close();
     sessions.push({
       format: cell.subject.name,
       snapshots: cell.snapshots,
       opening: session.opening,
-      working: [warming.get(cell), ...[...reads, ...overwrites].filter(same).map(({ calls }) => calls)]
+      contentsCrc32c,
+      working: [
+        warming.get(cell),
+        verifying,
+        ...[...reads, ...overwrites].filter(same).map(({ calls }) => calls),
+      ]
         .filter((calls) => calls !== undefined)
         .reduce(addCalls),
       closing: toCalls(session.folder.reset()),
