@@ -1,44 +1,128 @@
 import { grades } from './rules.ts';
-import type { RequestRow, Results } from './schema.ts';
+import type { Calls, RequestRow, Results } from './schema.ts';
+import { mannWhitney, median } from './statistics.ts';
+import { number, percent } from './wording.ts';
+
+/*
+ * What changed between two runs. Counts are compared as they are, when both runs asked for the same (profile, seed): then
+ * any difference is the code's. Times are compared as ratios to raw's in the same round of the same run, so that most of
+ * what a machine does to both falls away; a difference has to be large, and more than chance.
+ */
 
 /** Something that is not as it was in an earlier run. */
 export interface Difference {
   readonly what: string;
   readonly before: string;
   readonly after: string;
-  /** A verdict got worse. Counts that moved are told, but a different profile moves them too. */
+  /** It got worse: a verdict, a count that rose, a ratio that surely rose. */
   readonly regression: boolean;
 }
 
-const MOVED = 0.1;
+/** A count moves from this share on: what a run sees of a race between timers and writes is less. */
+const MOVED = 0.01;
+/** A ratio rises from this share on, by a difference that chance alone makes this seldom, and nearly always so. */
+const SLOWER = 0.1;
+const CHANCE = 0.001;
+const EFFECT = 0.6;
 
-/** What changed between two runs, by verdicts and by counts per operation; times of two runs are not comparable. */
 export function compareResults(before: Results, after: Results): Difference[] {
-  const differences: Difference[] = [];
-  for (const now of after.goals) {
+  const alike = before.seed === after.seed && before.profile.name === after.profile.name;
+  return [
+    ...verdicts(before, after),
+    ...(alike ? counts(before, after) : []),
+    ...(alike ? ratios(before, after) : []),
+  ];
+}
+
+function verdicts(before: Results, after: Results): Difference[] {
+  return after.goals.flatMap((now) => {
     const then = before.goals.find(({ goal, format }) => goal === now.goal && format === now.format);
-    if (then === undefined || then.verdict === now.verdict) continue;
+    if (then === undefined || then.verdict === now.verdict) return [];
     const regression = grades.indexOf(now.verdict) > grades.indexOf(then.verdict);
-    differences.push({
-      what: `${now.goal} ${now.format}`,
-      before: then.verdict,
-      after: now.verdict,
-      regression,
+    return [{ what: `${now.goal} ${now.format}`, before: then.verdict, after: now.verdict, regression }];
+  });
+}
+
+/** What can be compared by itself: a name, and numbers for each operation. */
+interface Counted {
+  readonly what: string;
+  readonly each: Readonly<Record<string, number>>;
+}
+
+function perOperation({ calls, bytes, flushes }: Calls, operations: number): Counted['each'] {
+  const share = 1 / Math.max(1, operations);
+  return { calls: calls * share, bytes: bytes * share, flushes: flushes * share };
+}
+
+/** Every count of a run that its seed and profile decide. */
+export function countedOf(results: Results): Counted[] {
+  const requests = (rows: readonly RequestRow[], name: string): Counted[] =>
+    rows.map(({ format, snapshots, operations, calls }) => ({
+      what: `${format} N=${snapshots} ${name}`,
+      each: perOperation(calls, operations),
+    }));
+  return [
+    ...requests(results.reads, 'reads'),
+    ...requests(
+      results.overwrites.filter(({ pass }) => pass === 'first'),
+      'first overwrites',
+    ),
+    ...requests(
+      results.overwrites.filter(({ pass }) => pass === 'steady'),
+      'steady overwrites',
+    ),
+    ...results.allocations.map(({ format, variant, operations, calls }) => ({
+      what: `${format} ${variant} allocations`,
+      each: perOperation(calls, operations),
+    })),
+    ...results.sessions.map(({ format, snapshots, opening, residentMetadataBytes }) => ({
+      what: `${format} N=${snapshots} opening`,
+      each: { ...perOperation(opening, 1), 'metadata bytes': residentMetadataBytes },
+    })),
+    ...results.devices.map(({ device, depth, format, snapshots, workload, micros }) => ({
+      what: `${format} N=${snapshots} ${workload} on ${device}, depth ${depth}`,
+      each: { 'virtual µs': micros },
+    })),
+  ];
+}
+
+function counts(before: Results, after: Results): Difference[] {
+  const earlier = new Map(countedOf(before).map(({ what, each }) => [what, each]));
+  return countedOf(after).flatMap(({ what, each }) =>
+    Object.entries(each).flatMap(([name, now]) => {
+      const then = earlier.get(what)?.[name];
+      if (then === undefined || Math.abs(now - then) <= then * MOVED) return [];
+      return [{ what: `${what}, ${name}`, before: number(then), after: number(now), regression: now > then }];
+    }),
+  );
+}
+
+/** Of each round, how many times raw's time a format took. */
+function againstRaw(rows: readonly RequestRow[], row: RequestRow, raw: RequestRow | undefined): number[] {
+  if (raw === undefined || rows.length === 0) return [];
+  const rounds = Math.min(row.roundMicros.length, raw.roundMicros.length);
+  return Array.from({ length: rounds }, (_, round) => row.roundMicros[round]! / raw.roundMicros[round]!);
+}
+
+function ratios(before: Results, after: Results): Difference[] {
+  const sets = (results: Results): readonly [string, readonly RequestRow[]][] => [
+    ['reads', results.reads],
+    ['first overwrites', results.overwrites.filter(({ pass }) => pass === 'first')],
+    ['steady overwrites', results.overwrites.filter(({ pass }) => pass === 'steady')],
+  ];
+  const earlier = new Map(sets(before));
+  return sets(after).flatMap(([name, rows]) => {
+    const then = earlier.get(name) ?? [];
+    const [rawNow, rawThen] = [rows, then].map((each) => each.find(({ format }) => format === 'raw'));
+    return rows.flatMap((row) => {
+      const old = then.find((each) => each.format === row.format && each.snapshots === row.snapshots);
+      if (row.format === 'raw' || old === undefined) return [];
+      const [now, was] = [againstRaw(rows, row, rawNow), againstRaw(then, old, rawThen)];
+      const { p, effect } = mannWhitney(now, was);
+      const change = median(now) / median(was) - 1;
+      if (!(Math.abs(change) > SLOWER && p < CHANCE && Math.abs(effect) > EFFECT)) return [];
+      const what = `${row.format} N=${row.snapshots} ${name}, time of raw (${percent(Math.abs(change))}, p ${p.toExponential(0)})`;
+      return [{ what, before: number(median(was)), after: number(median(now)), regression: change > 0 }];
     });
-  }
-  const label = (row: RequestRow & { pass?: string }): string =>
-    `${row.format} N=${row.snapshots} ${row.pass ?? 'reads'}`;
-  const rowsOf = (results: Results): RequestRow[] => [...results.reads, ...results.overwrites];
-  const earlier = new Map(rowsOf(before).map((row) => [label(row), row]));
-  for (const now of rowsOf(after)) {
-    const then = earlier.get(label(now));
-    if (then === undefined) continue;
-    for (const key of ['calls', 'bytes'] as const) {
-      const [was, is] = [then.calls[key] / then.operations, now.calls[key] / now.operations];
-      if (Math.abs(is - was) <= was * MOVED) continue;
-      const what = `${label(now)}, ${key} per operation`;
-      differences.push({ what, before: was.toFixed(2), after: is.toFixed(2), regression: false });
-    }
-  }
-  return differences;
+  });
 }

@@ -26,7 +26,7 @@ export interface BenchMainOptions {
 }
 
 /**
- * The benchmark as a command. Resolves with the exit status: 0, or 2 when a verdict is worse than in the
+ * The benchmark as a command. Resolves with the exit status: 0, or 2 when something is worse than in the
  * baseline. Rejects as {@link runBench} does. A signal that ends the process takes the images away first.
  */
 export async function benchMain(options: BenchMainOptions): Promise<number> {
@@ -59,7 +59,7 @@ export async function benchMain(options: BenchMainOptions): Promise<number> {
 function compare(baseline: Results, results: Results, stdout: ProgressStream): number {
   const differences = compareResults(baseline, results);
   stdout.write(`\nagainst the baseline of ${baseline.environment.date}:\n`);
-  if (differences.length === 0) stdout.write('  no verdict changed, no count moved by more than 10 %\n');
+  if (differences.length === 0) stdout.write('  no verdict changed, and no count nor ratio moved\n');
   for (const { what, before, after } of differences) stdout.write(`  ${what}: ${before} → ${after}\n`);
   return differences.some(({ regression }) => regression) ? 2 : 0;
 }

@@ -2,6 +2,7 @@ import { expect, it } from 'vitest';
 import { compareResults } from '../src/baseline.ts';
 import { judge } from '../src/rules.ts';
 import type { Results } from '../src/schema.ts';
+import { seededRandom } from '../src/workload.ts';
 import { FORMATS, idealResults, someCalls } from './samples.ts';
 
 function run(change: (results: Results) => void = () => {}): Results {
@@ -25,22 +26,57 @@ it.each([
   ['better', withMemory(200_000), run(), false],
 ])('a verdict that gets %s is told, and a regression only when it is one', (_, before, after, regression) => {
   const differences = compareResults(before, after);
-  expect(differences.map(({ what }) => what)).toEqual(FORMATS.map((format) => `G4 ${format}`));
+  expect(differences.map(({ what }) => what)).toEqual([
+    ...FORMATS.map((format) => `G4 ${format}`),
+    ...FORMATS.map((format) => `${format} N=1000 opening, metadata bytes`),
+  ]);
   for (const difference of differences) expect(difference.regression).toBe(regression);
 });
 
-it('counts that moved are told, times are not', () => {
-  const after = run((results) => {
-    results.reads.find(({ format, snapshots }) => format === 'fvd' && snapshots === 1)!.calls =
-      someCalls(1050);
+/** A run in which reads of FVD without snapshots come to so many storage calls. */
+function withCalls(calls: number): Results {
+  return run((results) => {
     results.reads.find(({ format, snapshots }) => format === 'fvd' && snapshots === 0)!.calls =
-      someCalls(1200);
-    for (const row of results.reads) row.roundMicros = row.roundMicros.map((micros) => micros * 1.05);
+      someCalls(calls);
   });
-  expect(
-    compareResults(run(), after).map(({ what, before, after: now }) => `${what}: ${before} → ${now}`),
-  ).toEqual([
-    'fvd N=0 reads, calls per operation: 1.00 → 1.20',
-    'fvd N=0 reads, bytes per operation: 4096.00 → 4915.20',
-  ]);
+}
+
+it.each([
+  ['rises', withCalls(1000), withCalls(1020), true],
+  ['falls', withCalls(1020), withCalls(1000), false],
+])('a count that %s is told, and a regression only when it rises', (_, before, after, regression) => {
+  const differences = compareResults(before, after);
+  expect(differences.map(({ what }) => what)).toEqual(['fvd N=0 reads, calls', 'fvd N=0 reads, bytes']);
+  for (const difference of differences) expect(difference.regression).toBe(regression);
+});
+
+it('counts of runs that asked for something else are not compared', () => {
+  expect(compareResults(withCalls(1000), { ...withCalls(2000), seed: 99 })).toEqual([]);
+});
+
+/** A run on a machine that takes `machine` times as long for everything, and `format` times for FVD. */
+function withTimes(machine: number, format: number): Results {
+  const random = seededRandom(machine * 100);
+  return run((results) => {
+    for (const row of results.reads) {
+      row.roundMicros = row.roundMicros.map(
+        (micros) => micros * machine * (row.format === 'fvd' ? format : 1) * (0.97 + 0.06 * random()),
+      );
+    }
+  });
+}
+
+it('a machine that is slower is no difference', () => {
+  expect(compareResults(withTimes(1, 1), withTimes(3, 1))).toEqual([]);
+});
+
+it.each([
+  ['slower', 1.4, true],
+  ['faster', 0.6, false],
+])('a format that gets %s than raw is told, whatever the machine does', (_, factor, regression) => {
+  const told = compareResults(withTimes(1, 1), withTimes(3, factor));
+  expect(told.map(({ what }) => what.replace(/ \(.*/, ''))).toEqual(
+    [0, 1, 1000].map((count) => `fvd N=${count} reads, time of raw`),
+  );
+  for (const difference of told) expect(difference.regression).toBe(regression);
 });

@@ -1,4 +1,4 @@
-import { readdirSync } from 'node:fs';
+import { readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -11,6 +11,7 @@ import {
   type Results,
   runBench,
 } from '../src/index.ts';
+import { countedOf } from '../src/baseline.ts';
 import { scratch, tiny } from './lab.ts';
 
 const at = scratch();
@@ -218,6 +219,20 @@ describe('a run', () => {
     expect(readdirSync(at('new/out'))).toEqual(['charts.csv', 'report.html', 'report.md', 'results.json']);
     expect(readdirSync(at('images'))).toEqual([]);
   });
+});
+
+it('counts what it counted when counts.json was written', () => {
+  const file = new URL('fixtures/counts.json', import.meta.url);
+  const counts = Object.fromEntries(
+    countedOf(results).map(({ what, each }) => [
+      what,
+      Object.entries(each).map(([name, value]) => `${name} ${Number(value.toPrecision(9))}`),
+    ]),
+  );
+  // A count that changed, for the better or the worse, is written anew with COWLAB_WRITE_TABLES=1, and seen in the diff.
+  if (process.env['COWLAB_WRITE_TABLES'] !== undefined)
+    writeFileSync(file, `${JSON.stringify(counts, null, 2)}\n`);
+  expect(counts).toEqual(JSON.parse(readFileSync(file, 'utf8')));
 });
 
 describe('what must be readable from the results of FVD', () => {
