@@ -4,8 +4,9 @@ import path from 'node:path';
 import { performance } from 'node:perf_hooks';
 import { CowlabError, fromSystemError } from '@cowlab/core';
 import { describeEnvironment } from './environment.ts';
-import { chooseSubjects, formatNames, loadSubject, type Subject, yardstick } from './formats.ts';
-import { type Cell, Lab } from './lab.ts';
+import { chooseSubjects, formatNames, loadSubject, type Subject } from './formats.ts';
+import { Lab } from './lab.ts';
+import type { BenchProgress } from './progress.ts';
 import { type Profile, type ProfileName, profiles } from './profiles.ts';
 import { chartsOf } from './publish/charts.ts';
 import { htmlReport } from './publish/html.ts';
@@ -13,31 +14,11 @@ import { markdownReport } from './publish/markdown.ts';
 import { csvOf } from './publish/tables.ts';
 import { judge } from './rules.ts';
 import { judgeBars } from './bars.ts';
-import { measureAllocations } from './scenarios/allocate.ts';
-import { measureBaseCopies } from './scenarios/base-copy.ts';
-import { measureDevices } from './scenarios/devices.ts';
-import { measureGrowth } from './scenarios/growth.ts';
-import { measureHistories } from './scenarios/history.ts';
-import { measureIdleSnapshots } from './scenarios/idle.ts';
-import { measureLarge } from './scenarios/large.ts';
-import { measureProcessMemory } from './scenarios/memory.ts';
-import { measureOpens } from './scenarios/open.ts';
-import { measureRunning } from './scenarios/running.ts';
-import { measureSnapshots } from './scenarios/snapshots.ts';
-import { type Omission, RESULTS_VERSION, type Results } from './schema.ts';
+import { RESULTS_VERSION, type Results } from './schema.ts';
+import { measureAll } from './steps.ts';
+import { Unfinished } from './unfinished.ts';
 
-/*
- * One run, from an empty temporary folder to results.json. Scenarios come in an order in which none spoils the
- * next: what only opens images, then what reads and overwrites, then what makes and deletes snapshots, then what
- * makes images of its own.
- */
-
-export interface BenchProgress {
-  /** What is going on: `reads and overwrites`. */
-  readonly step: string;
-  /** How much of the run is done, 0 … 1, counted in steps of unequal length. */
-  readonly done: number;
-}
+/* One run, from an empty temporary folder to what it leaves: results.json, and the reports. */
 
 export interface BenchOptions {
   /** A name, or sizes of your own. */
@@ -56,9 +37,6 @@ export interface BenchOptions {
 export const RESULTS_FILE = 'results.json';
 export const REPORT_FILE = 'report.html';
 
-/** Steps after the preparation of the formats. */
-const SCENARIOS = 11;
-
 /**
  * Measures the formats on G1–G6. Writes images into a temporary folder (14 GiB in the standard profile), which is
  * gone when it returns or throws. Rejects with `ERR_UNKNOWN_FORMAT`, `ERR_INVALID_OPTION`, `ERR_NO_SPACE`.
@@ -75,8 +53,10 @@ export async function runBench(options: BenchOptions): Promise<Results> {
   try {
     assertRoom(lab, subjects, profile);
     const environment = describeEnvironment(lab.root, date);
-    const measured = await measureAll(lab, subjects, profile, seed, options.onProgress);
     const formats = subjects.map(({ name }) => name);
+    const unfinished = Unfinished.in(options.out, { profile, formats, seed, version: RESULTS_VERSION });
+    const { onProgress } = options;
+    const measured = await measureAll({ lab, subjects, profile, seed, unfinished, onProgress });
     const results: Results = {
       schema: 'cowlab-bench-results',
       version: RESULTS_VERSION,
@@ -95,6 +75,7 @@ export async function runBench(options: BenchOptions): Promise<Results> {
       ...measured,
     };
     if (options.out !== undefined) await writeResults(options.out, results);
+    unfinished.forget();
     return results;
   } finally {
     lab.close();
@@ -106,89 +87,6 @@ export async function keepResults(results: Results): Promise<string> {
   const folder = await fs.mkdtemp(path.join(os.tmpdir(), 'cowlab-results-'));
   await writeResults(folder, results);
   return folder;
-}
-
-type Measured = Omit<
-  Results,
-  | 'schema'
-  | 'version'
-  | 'environment'
-  | 'seed'
-  | 'profile'
-  | 'formats'
-  | 'durationSeconds'
-  | 'goals'
-  | 'bars'
-  | 'powerLosses'
->;
-
-async function measureAll(
-  lab: Lab,
-  subjects: readonly Subject[],
-  profile: Profile,
-  seed: number,
-  onProgress: BenchOptions['onProgress'],
-): Promise<Measured> {
-  const all = [yardstick, ...subjects];
-  const steps = all.length + SCENARIOS;
-  let at = 0;
-  const begin = (step: string): ((done: number) => void) => {
-    const first = at++;
-    const tick = (done: number): void => onProgress?.({ step, done: (first + Math.min(1, done)) / steps });
-    tick(0);
-    return tick;
-  };
-
-  const cells: Cell[] = [];
-  for (const subject of all)
-    cells.push(...(await lab.prepare(subject, profile, begin(`making ${subject.name} images`))));
-  const withSnapshots = cells.filter(({ subject }) => subject !== yardstick);
-  begin('process memory');
-  const memory = await measureProcessMemory(cells, profile);
-  begin('opening');
-  const opens = await measureOpens(cells, profile, seed);
-  begin('reads and overwrites');
-  const running = await measureRunning(cells, profile, seed);
-  const snapshotOperations = await measureSnapshots(
-    withSnapshots,
-    profile,
-    seed,
-    begin('creating and deleting'),
-  );
-  for (const { folder } of cells) await lab.discard(folder);
-  begin('empty images');
-  const allocations = await measureAllocations(lab, all, profile, seed);
-  begin('files that grow');
-  const growths = await measureGrowth(lab, profile, seed);
-  begin('copies of a base');
-  const copies = await measureBaseCopies(lab, subjects, profile);
-  const histories = await measureHistories(lab, subjects, profile, seed, begin('a long history'));
-  const ours = subjects.filter(({ module }) => module === undefined);
-  const idleSnapshots = await measureIdleSnapshots(lab, ours, profile, begin('many snapshots of nothing'));
-  const devices = await measureDevices(all, profile, seed, begin('simulated devices'));
-  const large = await measureLarge(lab, ours, profile, seed, begin('a large image'));
-  return {
-    ...running,
-    opens,
-    processMemory: memory.rows,
-    snapshotOperations: [...snapshotOperations, ...large.operations],
-    allocations,
-    growths,
-    baseCopies: copies.rows,
-    devices,
-    histories,
-    idleSnapshots,
-    largeImages: large.images,
-    omissions: [...memory.omissions, ...copies.omissions, ...large.omissions, ...fromElsewhere(subjects)],
-  };
-}
-
-/** A driver of which nothing is known may copy the terabyte; it cannot be stopped then. */
-function fromElsewhere(subjects: readonly Subject[]): Omission[] {
-  const reason = 'a driver from elsewhere: what it does with terabytes is not known';
-  return subjects
-    .filter(({ module }) => module !== undefined)
-    .map(({ name }) => ({ scenario: 'large image', format: name, reason }));
 }
 
 /** Before minutes are spent on results that nobody can keep. */

@@ -39,7 +39,7 @@ describe('the command', () => {
   it('shows its progress on stderr and nothing else', () => {
     const lines = first.stderr.trimEnd().split('\n');
     expect(lines.length).toBeGreaterThan(5);
-    for (const line of lines) expect(line).toMatch(/^bench: +\d+ % \d+ s {2}\w/);
+    for (const line of lines) expect(line).toMatch(/^bench: +\d+ % \d+ s(, about \d+ s left,)? {2}\w/);
   });
 
   // QCOW2 counts references in every image: no run finds it ideal on G1, and none finds everything very poor.

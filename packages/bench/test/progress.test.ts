@@ -34,9 +34,9 @@ it('writes a plain line for each step elsewhere, and one now and then within it'
   progress.end();
   expect(said).toEqual([
     'bench:   0 % 0 s  reads\n',
-    'bench:  50 % 10 s  reads\n',
+    'bench:  50 % 10 s, about 10 s left,  reads\n',
     'bench:   0 % 20 s  overwrites\n',
-    'bench:  50 % 30 s  overwrites\n',
+    'bench:  50 % 30 s, about 30 s left,  overwrites\n',
   ]);
 });
 
