@@ -1,8 +1,9 @@
 import { barCells } from './figures.ts';
+import { noisyRows } from './noise.ts';
 import { median, pairedRatio } from './statistics.ts';
 import { goalTitles } from './rules.ts';
 import type { DeviceRow, GoalName, LargeImageRow, OverwriteRow, RequestRow, Results } from './schema.ts';
-import { duration, number, size, times } from './wording.ts';
+import { duration, number, percent, size, times } from './wording.ts';
 
 /*
  * The results for a terminal: what was measured, a line for each format and a column for each N; what no column
@@ -33,6 +34,9 @@ export function report(results: Results, bold: Style = (text) => text): string {
     '',
     ...goals(results, bold),
     ...bars(results, bold),
+    ...noise(results, bold),
+    '',
+    ...matrix(results, bold),
     '',
   ].join('\n');
 }
@@ -58,11 +62,22 @@ function measurements(results: Results, bold: Style): string[] {
       const cells = counts.map((count) => value(format, count));
       if (cells.every((cell) => cell === undefined)) continue;
       const numbers = cells.map((cell) => (cell ?? '–').padStart(COLUMN)).join('');
-      lines.push(`${label.padEnd(LABEL - 8)}${format.padEnd(8)}${numbers}`);
+      const line = format === 'raw' ? '' : `  ${sparkline(cells.map((cell) => Number(cell)))}`;
+      lines.push(`${label.padEnd(LABEL - 8)}${format.padEnd(8)}${numbers}${line}`.trimEnd());
       label = '';
     }
   }
   return lines;
+}
+
+const BLOCKS = '▁▂▃▄▅▆▇█';
+
+/** The numbers of a line as bars, from nothing to the largest of them. */
+function sparkline(values: readonly number[]): string {
+  const most = Math.max(...values.filter(Number.isFinite));
+  const block = (value: number): string =>
+    BLOCKS[Math.round((value / most) * (BLOCKS.length - 1))] ?? BLOCKS[0]!;
+  return values.map((value) => (Number.isFinite(value) ? block(value) : ' ')).join('');
 }
 
 function metrics(results: Results): Metric[] {
@@ -293,6 +308,36 @@ function bars({ bars: rows }: Results, bold: Style): string[] {
     bold('What FVD was asked for'),
     line(['', '', 'measured', 'bar', 'met']),
     ...rows.map((row) => line(barCells(row))),
+  ];
+}
+
+function noise(results: Results, bold: Style): string[] {
+  const rows = noisyRows(results);
+  if (rows.length === 0) return [];
+  return [
+    '',
+    bold('Times that this run cannot vouch for: the median is known to so large a share of itself only'),
+    ...rows.map(({ what, spread }) => `  ${what}: ${percent(spread)}`),
+  ];
+}
+
+/** The verdicts alone, last, where a terminal shows them. A star: not what the mail says. */
+function matrix({ goals: rows, formats }: Results, bold: Style): string[] {
+  const judged = formats.filter((format) => rows.some((row) => row.format === format));
+  if (judged.length === 0) return [];
+  const line = (label: string, cells: readonly string[]): string =>
+    `${label.padEnd(LABEL)}${cells.map((cell) => cell.padEnd(COLUMN)).join('')}`.trimEnd();
+  return [
+    bold(line('Verdicts (*: the mail says otherwise)', judged)),
+    ...(Object.keys(goalTitles) as GoalName[]).map((goal) =>
+      line(
+        `  ${goal} ${goalTitles[goal]}`,
+        judged.map((format) => {
+          const row = rows.find((each) => each.goal === goal && each.format === format);
+          return row === undefined ? '–' : `${row.verdict}${row.agreement === 'agrees' ? '' : '*'}`;
+        }),
+      ),
+    ),
   ];
 }
 

@@ -85,3 +85,25 @@ it('names what was left out', () => {
   expect(report(results)).toContain('left out: process memory, fvd: not built');
   expect(report(results)).not.toContain('process memory, MiB');
 });
+
+it('ends with the matrix of verdicts, and marks what the mail does not say', () => {
+  const matrix = lines
+    .slice(lines.findLastIndex((line) => line.startsWith('Verdicts')))
+    .filter((line) => line !== '');
+  expect(matrix).toHaveLength(7);
+  for (const { goal, format, verdict, agreement } of sample().goals) {
+    const cells = matrix
+      .find((line) => line.startsWith(`  ${goal} `))!
+      .slice(46)
+      .split(/ {2,}/);
+    expect(cells[FORMATS.indexOf(format as (typeof FORMATS)[number])]).toBe(
+      `${verdict}${agreement === 'agrees' ? '' : '*'}`,
+    );
+  }
+});
+
+it('draws how the numbers of a line go with N', () => {
+  const row = lines.findIndex((line) => line.startsWith('metadata in memory, KiB'));
+  const drawn = lines.slice(row, row + 4).map((line) => line.slice(46 + 3 * 12).trim());
+  expect(drawn.filter((text) => text !== '')).toEqual(['███', '███', '▁▁█']);
+});

@@ -1,7 +1,8 @@
 import { barCells } from '../figures.ts';
+import { noisyRows } from '../noise.ts';
 import { goalTitles, reasons } from '../rules.ts';
 import type { GoalName, GoalRow, Results } from '../schema.ts';
-import { size } from '../wording.ts';
+import { percent, size } from '../wording.ts';
 import { type Chart, chartsOf } from './charts.ts';
 import { script, style } from './style.ts';
 import { escapeText, legendOf, svgOf } from './svg.ts';
@@ -35,6 +36,7 @@ export function htmlReport(results: Results): string {
     ...(Object.keys(goalTitles) as GoalName[]).map((goal) => goalSection(goal, results, charts)),
     chartSection(charts),
     barSection(results),
+    noiseSection(results),
     omissionSection(results),
   ];
   return [
@@ -144,6 +146,17 @@ function barSection({ bars }: Results): string {
   if (bars.length === 0) return '';
   const table = { head: ['', 'quantity', 'measured', 'bar', 'met'], rows: bars.map(barCells) };
   return `<section><h2 id="bars">What FVD was asked for</h2><div class="wide">${htmlTable(table)}</div></section>`;
+}
+
+function noiseSection(results: Results): string {
+  const rows = noisyRows(results);
+  if (rows.length === 0) return '';
+  const items = rows.map(({ what, spread }) => `<li>${escapeText(what)}: ${percent(spread)}</li>`);
+  return (
+    '<section><h2 id="noise">Times that this run cannot vouch for</h2>' +
+    '<p>The machine was disturbed: the median is known to so large a share of itself only. Counts are not concerned.</p>' +
+    `<ul>${items.join('')}</ul></section>`
+  );
 }
 
 function omissionSection({ omissions }: Results): string {
