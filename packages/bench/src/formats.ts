@@ -86,6 +86,13 @@ const variants: readonly Subject[] = [
     bookkeeping: noRefcounts,
   },
   {
+    name: 'fvd-unjournaled',
+    driver: fvd,
+    create: {},
+    open: { journal: false },
+    bookkeeping: noRefcounts,
+  },
+  {
     name: 'qcow2-lazy',
     driver: qcow2,
     create: { lazy_refcounts: true },

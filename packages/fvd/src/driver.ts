@@ -103,6 +103,11 @@ const openOptions: OptionTable = {
     default: 64,
     help: 'host places that a chunk may be spread over before a first write gathers some of them; at least 4',
   },
+  journal: {
+    type: 'boolean',
+    default: true,
+    help: 'off, to measure what the journal is worth: every flush writes the changed pages of the table instead',
+  },
   min_delta_page: {
     type: 'size',
     default: 1024,
@@ -248,6 +253,7 @@ function maxPlacesOf({ options: { max_places: value } }: OpenContext): number {
 
 async function openVersion2(storage: Storage, context: OpenContext): Promise<DriverImage> {
   const maxPlaces = maxPlacesOf(context);
+  const journals = context.options.journal !== false;
   const superblock = await newestSuperblock(storage);
   const { hostChunks, chunkBytes, blockBytes, size, root, catalog: region } = superblock;
   const geometry = geometryOf(chunkBytes, blockBytes);
@@ -268,7 +274,18 @@ async function openVersion2(storage: Storage, context: OpenContext): Promise<Dri
   const { readOnly } = context;
   try {
     const minDeltaPage = context.options.min_delta_page as number;
-    const parts = { storage, state, space, superblock, journal, base, readOnly, maxPlaces, minDeltaPage };
+    const parts = {
+      storage,
+      state,
+      space,
+      superblock,
+      journal,
+      base,
+      readOnly,
+      maxPlaces,
+      minDeltaPage,
+      journals,
+    };
     const image = new FvdImage(parts);
     // The pages on disk do not have what the journal says of these.
     if (readOnly) for (const chunk of changed) image.publisher.touch(chunk);

@@ -79,18 +79,21 @@ export class FvdImage implements DriverImage {
   #base: Backing | undefined;
   readonly #space: Space;
   readonly #maxPlaces: number;
+  readonly #journals: boolean;
   #state: State;
   #runs: JournalRun[] = [];
   #turn: Promise<unknown> = Promise.resolve();
   #turns = 0;
 
   constructor(parts: ImageParts) {
-    const { storage, state, space, superblock, journal, base, readOnly, maxPlaces, minDeltaPage } = parts;
+    const { storage, state, space, superblock, journal, base, readOnly, maxPlaces, minDeltaPage, journals } =
+      parts;
     this.storage = storage;
     this.geometry = state.table.geometry;
     this.unitBytes = this.geometry.blockBytes;
     this.readOnly = readOnly;
     this.#maxPlaces = maxPlaces;
+    this.#journals = journals;
     this.#state = state;
     this.#space = space;
     this.#base = base;
@@ -314,7 +317,7 @@ export class FvdImage implements DriverImage {
   async #flushRuns(): Promise<void> {
     await this.publisher.settleDoubt();
     const runs = this.#runs;
-    if (!this.publisher.journal.hasRoomFor(runs.length)) return this.#publish({});
+    if (!this.#journals || !this.publisher.journal.hasRoomFor(runs.length)) return this.#publish({});
     this.#runs = [];
     const givenBack = this.#space.takeGivenBack();
     try {
@@ -491,4 +494,6 @@ export interface ImageParts {
   readonly maxPlaces: number;
   /** Least bytes of a page of the table that deltas are written over (deltas.ts). */
   readonly minDeltaPage: number;
+  /** Flushes go to the journal; to measure what that is worth, they can publish instead. */
+  readonly journals: boolean;
 }

@@ -1,9 +1,10 @@
 import { pattern } from '@cowlab/conformance';
-import { type CountingFolder, type Disk, MemoryFolder, MemoryStorage } from '@cowlab/core';
+import { type CountingFolder, type Disk, MemoryFolder, MemoryStorage, openDisk } from '@cowlab/core';
 import { describe, expect, it } from 'vitest';
+import { fvd } from '../src/index.ts';
 import { Journal } from '../src/journal.ts';
 import { type JournalRun, RUNS_PER_SECTOR, SECTOR_BYTES } from '../src/layout.ts';
-import { contents, copyOf, countedDisk, fileBytes, filled, folderWith, KiB, openImage } from './lab.ts';
+import { contents, copyOf, countedDisk, file, fileBytes, filled, folderWith, KiB, openImage } from './lab.ts';
 
 const region = { offset: 4096, bytes: 8 * SECTOR_BYTES };
 
@@ -111,6 +112,22 @@ describe('an image with a journal', () => {
         .equals(kept),
     ).toBe(true);
     await again.close();
+  });
+
+  it('is not written where it is switched off: a flush publishes, and loses nothing', async () => {
+    const { disk: made, folder } = await countedDisk();
+    await made.close();
+    const disk = await openDisk({ folder, file }, { drivers: [fvd], options: { journal: false } });
+    folder.reset();
+    await disk.write(8192, filled(4096, 7));
+    await disk.flush();
+    expect(folder.counts.purposes.journal).toMatchObject({ writes: 0, reads: 0 });
+    expect(folder.counts.purposes.mapping.writes).toBeGreaterThan(0);
+    const afterwards = await openImage(await copyOf(folder));
+    expect((await contents(afterwards)).subarray(8192, 8192 + 4096)).toEqual(filled(4096, 7));
+    expect((await afterwards.check()).findings).toEqual([]);
+    await afterwards.close();
+    await disk.close();
   });
 
   it('replays after an interrupted replay', async () => {

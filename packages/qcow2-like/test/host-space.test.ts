@@ -86,8 +86,8 @@ describe('preallocation', () => {
       { preallocation: 'falloc', data_file: 'disk.data' },
       { preallocation: 'full', data_file: 'disk.data', data_file_raw: true },
       { preallocation: 'falloc', compat: '0.10' },
-    { preallocation: 'falloc', extended_l2: true },
-    { preallocation: 'full', extended_l2: true, data_file: 'disk.data' },
+      { preallocation: 'falloc', extended_l2: true },
+      { preallocation: 'full', extended_l2: true, data_file: 'disk.data' },
     ])('QEMU finds everything mapped, and takes the same space itself, with %o', async (options) => {
     const disk = await make(options);
     const bytes = await bytesOf(disk);
