@@ -185,7 +185,9 @@ export async function openStream(
     const tables = new GrainTables(file, storage, header, directory, undefined, cacheBytes);
     return new StreamExtent(file, storage, header, tables);
   }
-  const isNew = directory.every((sector) => sector === 0) && header.directoryOffset > header.overheadBytes;
+  // In one without grains the directory's marker is where the first grain would be; an emptied directory is no new one.
+  const isNew =
+    directory.every((sector) => sector === 0) && header.directoryOffset === header.overheadBytes + SECTOR;
   if (isNew && !isChild && header.version === 3) return new StreamWriter(file, storage, header);
   throw unsupported(
     file,
