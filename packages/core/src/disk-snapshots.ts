@@ -53,11 +53,18 @@ export class DiskSnapshots {
     return this.#host.exclusively(() => this.#find(nameOrId));
   }
 
-  /** Keeps the disk's present state. Durable when it returns. Rejects with `ERR_SNAPSHOT_EXISTS`, `ERR_SNAPSHOT_LIMIT`. */
-  async create(name: string): Promise<SnapshotInfo> {
+  /**
+   * Keeps the disk's present state. Durable when it returns. Rejects with `ERR_SNAPSHOT_EXISTS`, `ERR_SNAPSHOT_LIMIT`.
+   * `createdAt` is now, unless the state is that of an earlier time.
+   */
+  async create(
+    name: string,
+    { createdAt = new Date() }: { readonly createdAt?: Date } = {},
+  ): Promise<SnapshotInfo> {
     this.#host.assertWritable();
     const driver = this.#driver();
     this.#assertName(name);
+    if (!(createdAt.getTime() >= 0)) throw new RangeError('createdAt is no time since 1970');
     return this.#host.exclusively(async () => {
       const present = await driver.list();
       if (present.some((snapshot) => snapshot.name === name)) {
@@ -71,7 +78,7 @@ export class DiskSnapshots {
           `there are ${maxSnapshots} snapshots, the most this format can have`,
         );
       }
-      return driver.create(name, new Date());
+      return driver.create(name, createdAt);
     });
   }
 

@@ -23,6 +23,8 @@ import { distinctOffsets, patternBytes, randomOffsets } from '../workload.ts';
  */
 
 const DEPTHS: readonly number[] = [1, 32];
+/** A time is text in some formats, and not of one length. */
+const createdAt: Date = new Date('2011-03-13T00:00:00Z');
 
 /** A device, and the requests that a guest keeps under way on it: each begins when the earliest of them is done. */
 class Queue {
@@ -102,7 +104,7 @@ async function build(
   const disk = await openImage(folder, subject);
   await fill(disk, 0, imageBytes, () => undefined);
   for (let index = 0; index < snapshots; index += 1) {
-    await disk.snapshots.create(`s${index}`);
+    await disk.snapshots.create(`s${index}`, { createdAt });
     if (index % 16 === 0) await breathe();
   }
   await disk.close();
@@ -144,7 +146,11 @@ const workloads: readonly [DeviceRow['workload'], (station: Station) => Promise<
   ['read', reads],
   ['first overwrite', overwrites],
   ['steady overwrite', overwrites],
-  ['create', ({ disk, clocks }) => clocks.timed(1, () => clocks.alone(() => disk.snapshots.create('timed')))],
+  [
+    'create',
+    ({ disk, clocks }) =>
+      clocks.timed(1, () => clocks.alone(() => disk.snapshots.create('timed', { createdAt }))),
+  ],
   ['delete', ({ disk, clocks }) => clocks.timed(1, () => clocks.alone(() => disk.snapshots.delete('timed')))],
 ];
 

@@ -63,6 +63,23 @@ const basics: readonly Scenario[] = [
     },
   },
   {
+    name: 'a snapshot of an earlier time keeps that, to the second at least',
+    async run(lab) {
+      const twin = await lab.twin();
+      const { disk } = twin;
+      const createdAt = new Date('2011-03-13T12:34:56.789Z');
+      const info = await disk.snapshots.create('of the mail', { createdAt });
+      const second = (time: Date | undefined): number => Math.floor((time?.getTime() ?? 0) / 1000);
+      assert.equal(second(info.createdAt), second(createdAt));
+      const [listed] = await disk.snapshots.list();
+      assert.equal(second(listed?.createdAt), second(createdAt));
+      for (const wrong of [new Date(Number.NaN), new Date(-1)]) {
+        await assert.rejects(disk.snapshots.create('wrong', { createdAt: wrong }), RangeError);
+      }
+      await disk.snapshots.delete('of the mail');
+    },
+  },
+  {
     name: 'create gives back what the list says',
     async run(lab) {
       const twin = await lab.twin();
