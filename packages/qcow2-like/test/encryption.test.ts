@@ -16,7 +16,7 @@ describe.skipIf(qemuIsMissing)('an encrypted image of QEMU is refused, by the na
   afterEach(() => rm(qemu.folder, { recursive: true, force: true }));
 
   it.each([
-    ['luks', ['-o', 'encrypt.iter-time=10'], /LUKS.*method 2/, 2],
+    ['luks', ['-o', 'encrypt.iter-time=200'], /LUKS.*method 2/, 2],
     ['aes', [], /AES.*method 1/, 1],
   ])('%s', async (format, more, message, value) => {
     const secret = ['--object', 'secret,id=key,data=cowlab'];
