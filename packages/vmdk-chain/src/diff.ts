@@ -23,8 +23,12 @@ type Side = readonly ChainFile[];
 const ENOUGH_TABLES = 4096;
 const ENOUGH_EXTENTS = 16_384;
 
-/** The extents between `offset` and `end`, or as many of them as some thousand grain tables tell. */
+/**
+ * The extents between `offset` and `end`, which lie in the disk that `own` is of, or as many of them as some thousand
+ * grain tables tell. Throws `ERR_UNSUPPORTED` when a state, or a file that only one of them has, is of another shape.
+ */
 export async function diffChains(
+  own: ChainFile,
   one: readonly VmdkImage[],
   other: readonly VmdkImage[],
   offset: number,
@@ -32,8 +36,9 @@ export async function diffChains(
 ): Promise<DiffBatch> {
   const { sides, meet } = apart(one, other);
   const files = sides.flat();
-  for (const file of files) assertSameDisk(one[0]!.own, file);
-  const { grainBytes } = (files.find((file) => file.grainBytes !== undefined) ?? one[0]!.own).childGrains;
+  // A snapshot is listed with the size of the disk, whatever its own file says.
+  assertOneShape([own, one[0]!.own, other[0]!.own, ...files]);
+  const { grainBytes } = (files.find((file) => file.grainBytes !== undefined) ?? own).childGrains;
   const streams = streamsOf(sides, grainBytes);
   const tableBytes = GRAIN_TABLE_ENTRIES * grainBytes;
   const extents: DiffExtent[] = [];
@@ -54,6 +59,16 @@ export async function diffChains(
     });
   }
   return { extents, end: Math.min(end, index * tableBytes) };
+}
+
+/** All of the size of the first, and of the grains of the first that has some. */
+function assertOneShape(files: readonly ChainFile[]): void {
+  const [first] = files;
+  const withGrains = files.find((file) => file.grainBytes !== undefined);
+  for (const file of files) {
+    assertSameDisk(first!, file);
+    if (withGrains !== undefined) assertSameDisk(withGrains, file);
+  }
 }
 
 /** The links that only one of two chains has, and whether there are others below them. */

@@ -225,7 +225,7 @@ export class VmdkSnapshots implements VmdkSnapshotOperations {
           chains.push((link.backing.image as VmdkImage).chain());
         }
       }
-      return await diffChains(chains[0]!, chains[1]!, offset, end);
+      return await diffChains(this.#image.own, chains[0]!, chains[1]!, offset, end);
     } finally {
       for (const link of links) await link.release();
     }

@@ -132,3 +132,47 @@ it('a rename writes the list of snapshots anew, and touches no other file', asyn
   expect([counts.flushes, counts.folderFlushes]).toEqual([1, 1]);
   await disk.close();
 });
+
+/** Writes a field of a file's header, behind the disk's back. */
+async function setHeader(folder: CountingFolder, file: string, at: number, value: number): Promise<void> {
+  const storage = await folder.open(file, { readOnly: false });
+  const field = new DataView(new ArrayBuffer(4));
+  field.setUint32(0, value, true);
+  await storage.write(at, new Uint8Array(field.buffer));
+  await storage.close();
+}
+
+it.each(['disk.vmdk', 'disk-000001.vmdk', 'disk-000002.vmdk'])(
+  'states of two sizes are not compared: %s says that it is larger',
+  async (file) => {
+    const { disk, folder } = await newDisk(SPAN);
+    for (const name of ['one', 'two']) {
+      await disk.write(0, bytes);
+      await disk.snapshots.create(name);
+    }
+    await disk.close();
+    await setHeader(folder, file, 12, 4 * (SPAN / 512));
+    const again = await openDisk({ folder, file: 'disk.vmdk' }, { drivers: [vmdk], format: 'vmdk' });
+    const error = await collect(again, 'one', 'two').catch((reason: unknown) => reason);
+    expect(error).toMatchObject({ code: 'ERR_UNSUPPORTED', data: { field: 'header.capacity' } });
+    await again.close();
+  },
+);
+
+it('states of two sizes of grains are not compared, by a disk that has none either', async () => {
+  const { disk, folder } = await newDisk(2 * SPAN);
+  await disk.snapshots.create('root');
+  await disk.snapshots.create('left');
+  await disk.snapshots.apply('root');
+  await disk.write(0, bytes);
+  await disk.snapshots.create('right');
+  await disk.close();
+  await setHeader(folder, 'disk-000002.vmdk', 20, (2 * GRAIN) / 512);
+  const options = { subformat: 'monolithicFlat' };
+  await createDisk({ folder, file: 'flat.vmdk' }, { driver: vmdk, size: 2 * SPAN, options });
+  await folder.rename('flat.vmdk', 'disk.vmdk');
+  const again = await openDisk({ folder, file: 'disk.vmdk' }, { drivers: [vmdk], format: 'vmdk' });
+  const error = await collect(again, 'left', 'right').catch((reason: unknown) => reason);
+  expect(error).toMatchObject({ code: 'ERR_UNSUPPORTED', data: { field: 'header.grainSize' } });
+  await again.close();
+});
