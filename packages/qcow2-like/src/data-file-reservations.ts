@@ -1,24 +1,27 @@
-import { type Awaitable, andThen, type Placement, type Storage } from '@cowlab/core';
+import type { Awaitable, Placement } from '@cowlab/core';
+import { DataFileSpace, zeroInside } from './data-file-space.ts';
 import { copiedFlag, setEntry, zeroFlag } from './entries.ts';
 import type { BackingSlot, Extents } from './extents.ts';
 import type { Metadata } from './metadata.ts';
 import type { ClusterRun } from './refcounts.ts';
-import { InPlace, isOwned, type PlacedRun, type Request, Reservations } from './reservations.ts';
+import { InPlace, isOwned, type Request, Reservations } from './reservations.ts';
 import type { Table } from './table-cache.ts';
 
 /*
- * Changes of an image with an external data file (data-file.ts): a write goes to the guest offset, whatever the entry
- * says, and nothing is counted. What lies there may be anything, so the whole cluster is written, unless it is a hole.
+ * Changes of an image with an external data file: a write goes to the guest offset, whatever the entry says
+ * (data-file-space.ts), and a cluster that the entry did not show is written whole.
  */
 export class DataFileReservations extends Reservations {
   readonly #clusterBytes: number;
   readonly #spanBytes: number;
+  readonly #space: DataFileSpace;
 
   constructor(metadata: Metadata, backing: BackingSlot, extents: Extents) {
     super(metadata, backing, extents);
     const { clusterBytes, l2SpanBytes } = metadata.file.geometry;
     this.#clusterBytes = clusterBytes;
     this.#spanBytes = l2SpanBytes;
+    this.#space = new DataFileSpace(metadata, (table, end) => this.#mapAll(table, end));
   }
 
   protected override placeIn(table: Table, offset: number, length: number): Awaitable<Placement> {
@@ -36,8 +39,8 @@ export class DataFileReservations extends Reservations {
     }
     const request = { offset, length, within };
     if (mapped) return this.#inPlace({ first, count }, request);
-    if (!this.metadata.file.hasRawDataFile) return this.#place({ first, count }, request);
-    return this.#mapFirst(table).then(() => this.#inPlace({ first, count: wanted }, request));
+    if (!this.#space.isRaw) return this.#place({ first, count }, request);
+    return this.#space.mapFirst(table).then(() => this.#inPlace({ first, count: wanted }, request));
   }
 
   #inPlace(run: ClusterRun, request: Request): Placement {
@@ -45,34 +48,13 @@ export class DataFileReservations extends Reservations {
   }
 
   /** Nothing is written past the end of the disk: the file is no longer than that. */
-  #place(run: ClusterRun, { offset, length, within }: Request): Awaitable<PlacedRun> {
-    const { dataStorage: storage, header } = this.metadata.file;
+  #place(run: ClusterRun, { offset, length, within }: Request): Awaitable<Placement> {
     const start = offset - within;
-    const diskEnd = Math.max(header.size, offset + length);
+    const diskEnd = Math.max(this.metadata.file.header.size, offset + length);
     const end = Math.min(start + run.count * this.#clusterBytes, diskEnd);
     const placed = Math.min(length, end - offset);
     const tail = end - offset - placed;
-    const place = (fresh: boolean): PlacedRun => ({
-      storage,
-      guestOffset: offset,
-      length: placed,
-      hostOffset: offset,
-      head: within,
-      tail,
-      fresh,
-      run,
-      kept: true,
-    });
-    if (within + tail === 0) return place(false);
-    return andThen(storage.status(start, end - start), ({ data, length: known }) =>
-      place(!data && known >= end - start),
-    );
-  }
-
-  /** What another program left without an entry, or with one that says zeros, gets one before it is written to. */
-  async #mapFirst(table: Table): Promise<void> {
-    await this.#mapAll(table, this.metadata.file.header.size);
-    await this.metadata.writeBack();
+    return this.#space.place(run, { guestOffset: offset, length: placed, head: within, tail });
   }
 
   /** Gives every cluster of an L2 table, up to `end` on the disk, its entry, and zeros where it had none. */
@@ -99,20 +81,11 @@ export class DataFileReservations extends Reservations {
   }
 
   override unmap(offset: number, length: number, mode: 'discard' | 'zero'): Awaitable<void> {
-    const { file } = this.metadata;
-    if (!file.hasRawDataFile) return super.unmap(offset, length, mode);
-    this.metadata.assertUsable();
-    return file.dataStorage.zero(offset, length);
+    return this.#space.isRaw ? this.#space.zero(offset, length) : super.unmap(offset, length, mode);
   }
 
-  override async include(from: number, to: number): Promise<void> {
-    if (!this.metadata.file.hasRawDataFile) return super.include(from, to);
-    for (let l1Index = Math.floor(from / this.#spanBytes); l1Index * this.#spanBytes < to; l1Index += 1) {
-      await this.metadata.turns.take(async () => {
-        await this.metadata.withOwnTable(l1Index, (table) => this.#mapAll(table, to));
-        await this.metadata.settle();
-      });
-    }
+  override include(from: number, to: number): Promise<void> {
+    return this.#space.isRaw ? this.#space.include(from, to) : super.include(from, to);
   }
 
   protected override async unmapInTable(
@@ -143,10 +116,4 @@ export class DataFileReservations extends Reservations {
 /** Whether an entry has its cluster in the data file, and shows it. */
 function isMapped(view: DataView, index: number): boolean {
   return isOwned(view, index) && (view.getUint32(index * 8 + 4) & zeroFlag) === 0;
-}
-
-/** Zeros, but none past the end, where they are anyway. */
-export async function zeroInside(storage: Storage, offset: number, length: number): Promise<void> {
-  const inside = Math.min(length, storage.size() - offset);
-  if (inside > 0) await storage.zero(offset, inside);
 }

@@ -1,6 +1,6 @@
-import { type Awaitable, andThen, type Placement } from '@cowlab/core';
+import type { Awaitable, Placement } from '@cowlab/core';
 import { compressedElsewhere, requireOwnPlace } from './data-file.ts';
-import { zeroInside } from './data-file-reservations.ts';
+import { DataFileSpace, zeroInside } from './data-file-space.ts';
 import { compressedFlag, copiedFlag, hostOffsetOf, setEntryAt } from './entries.ts';
 import type { ClusterRun } from './refcounts.ts';
 import { InPlace, type PlacedRun, type Request } from './reservations.ts';
@@ -17,11 +17,13 @@ import {
 import type { Table } from './table-cache.ts';
 
 /*
- * Changes of an image with an external data file and extended L2 entries: places as in data-file-reservations.ts, the
+ * Changes of an image with an external data file and extended L2 entries: places as in data-file-space.ts, the
  * guest offset and nothing else; what is filled in around a write, and what zeros do to an entry, as in
  * subcluster-reservations.ts. The entries of a raw data file have all their subclusters.
  */
 export class DataFileSubclusters extends SubclusterReservations {
+  readonly #space: DataFileSpace = new DataFileSpace(this.metadata, (table, end) => this.#mapAll(table, end));
+
   protected override placeIn(table: Table, offset: number, length: number): Awaitable<Placement> {
     const { file } = this.metadata;
     const { clusterBytes, l2EntryCount } = file.geometry;
@@ -33,11 +35,11 @@ export class DataFileSubclusters extends SubclusterReservations {
       this.#requireOwn(table.view, index + nth, (first + nth) * clusterBytes);
     const run = { first, count };
     const request = { offset, length, within };
-    if (!file.hasRawDataFile) return this.#place(table.view, index, run, request);
+    if (!this.#space.isRaw) return this.#place(table.view, index, run, request);
     const inPlace = (): Placement => new InPlace(file.dataStorage, clusterBytes, run, request);
     for (let nth = 0; nth < count; nth += 1) {
       if (!isMapped(table.view, (index + nth) * extendedEntryBytes))
-        return this.#mapFirst(table).then(inPlace);
+        return this.#space.mapFirst(table).then(inPlace);
     }
     return inPlace();
   }
@@ -52,8 +54,8 @@ export class DataFileSubclusters extends SubclusterReservations {
   }
 
   /** Nothing is written past the end of the disk: the file is no longer than that. */
-  #place(view: DataView, index: number, run: ClusterRun, request: Request): Awaitable<PlacedRun> {
-    const { dataStorage: storage, header, geometry } = this.metadata.file;
+  #place(view: DataView, index: number, run: ClusterRun, request: Request): Awaitable<Placement> {
+    const { header, geometry } = this.metadata.file;
     const { offset, within } = request;
     const { first, stop, before, behind } = this.reachOf(request, run.count);
     const at = index * extendedEntryBytes;
@@ -62,23 +64,7 @@ export class DataFileSubclusters extends SubclusterReservations {
     const inSight = Math.max(0, header.size - (offset + length));
     const head = isThere(view, at, first) ? 0 : before;
     const tail = isThere(view, last, stop - 1) ? 0 : Math.min(behind, inSight);
-    const place = (fresh: boolean): PlacedRun & { readonly copies: readonly [] } => ({
-      storage,
-      guestOffset: offset,
-      length,
-      hostOffset: offset,
-      head,
-      tail,
-      fresh,
-      run,
-      kept: true,
-      copies: [],
-    });
-    if (head + tail === 0) return place(false);
-    const bytes = head + length + tail;
-    return andThen(storage.status(offset - head, bytes), ({ data, length: known }) =>
-      place(!data && known >= bytes),
-    );
+    return this.#space.place(run, { guestOffset: offset, length, head, tail });
   }
 
   protected override enter(table: Table, placement: PlacedRun): void {
@@ -93,12 +79,6 @@ export class DataFileSubclusters extends SubclusterReservations {
 
   override abort(): void {
     // Nothing was taken.
-  }
-
-  /** What another program left without an entry, or with one that says zeros, gets one before it is written to. */
-  async #mapFirst(table: Table): Promise<void> {
-    await this.#mapAll(table, this.metadata.file.header.size);
-    await this.metadata.writeBack();
   }
 
   /** Gives every cluster of an L2 table, up to `end` on the disk, all its subclusters, with zeros where it had none. */
@@ -133,21 +113,11 @@ export class DataFileSubclusters extends SubclusterReservations {
   }
 
   override unmap(offset: number, length: number, mode: 'discard' | 'zero'): Awaitable<void> {
-    const { file } = this.metadata;
-    if (!file.hasRawDataFile) return super.unmap(offset, length, mode);
-    this.metadata.assertUsable();
-    return file.dataStorage.zero(offset, length);
+    return this.#space.isRaw ? this.#space.zero(offset, length) : super.unmap(offset, length, mode);
   }
 
-  override async include(from: number, to: number): Promise<void> {
-    if (!this.metadata.file.hasRawDataFile) return super.include(from, to);
-    const { l2SpanBytes } = this.metadata.file.geometry;
-    for (let l1Index = Math.floor(from / l2SpanBytes); l1Index * l2SpanBytes < to; l1Index += 1) {
-      await this.metadata.turns.take(async () => {
-        await this.metadata.withOwnTable(l1Index, (table) => this.#mapAll(table, to));
-        await this.metadata.settle();
-      });
-    }
+  override include(from: number, to: number): Promise<void> {
+    return this.#space.isRaw ? this.#space.include(from, to) : super.include(from, to);
   }
 
   protected override async unmapInTable(

@@ -1,12 +1,6 @@
-import {
-  type Awaitable,
-  CowlabError,
-  type Extent,
-  type ReadSource,
-  type Storage,
-  unsupported,
-} from '@cowlab/core';
-import type { Part, PartPlacement } from './part.ts';
+import { type Awaitable, CowlabError, type Extent, type ReadSource, unsupported } from '@cowlab/core';
+import type { Part } from './part.ts';
+import { ReadOnlyPart } from './read-only-part.ts';
 
 /* Extents that do not take what is written to them: ZERO, NOACCESS and RDONLY. */
 
@@ -20,49 +14,24 @@ export interface PlaceInDisk {
 }
 
 /** An extent without a file. */
-abstract class FilelessExtent implements Part {
-  readonly start: number;
-  readonly size: number;
-  readonly storage = undefined;
-  readonly crowded = false;
-  readonly residentBytes = 0;
+abstract class FilelessExtent extends ReadOnlyPart {
   readonly #place: PlaceInDisk;
 
   constructor(place: PlaceInDisk) {
-    this.start = place.start;
-    this.size = place.size;
+    super({ start: place.start, size: place.size, storage: undefined });
     this.#place = place;
   }
 
-  abstract map(offset: number, length: number): Extent;
-  abstract unmap(offset: number, end: number): Promise<number>;
-
-  protected refuse(problem: string): never {
+  protected override refuse(problem = 'takes no data'): never {
     throw unsupported(this.#place.file, this.#place.field, problem);
   }
 
-  reserve(): PartPlacement {
-    return this.refuse('takes no data');
-  }
-
-  commit(): void {
-    this.refuse('takes no data');
-  }
-
-  abort(): void {
-    // Nothing was set aside.
-  }
-
-  flush(): void {
+  override freeze(): void {
     // Nothing is kept.
   }
 
-  async trim(): Promise<void> {
-    // There is no file.
-  }
-
-  freeze(): void {
-    // Nothing is kept.
+  override get residentBytes(): number {
+    return 0;
   }
 }
 
@@ -89,60 +58,30 @@ export class NoAccessExtent extends FilelessExtent {
 }
 
 /** An extent that may only be read, before the part that it is. */
-export class GuardedExtent implements Part {
-  readonly start: number;
-  readonly size: number;
-  readonly storage: Storage | undefined;
-  readonly crowded = false;
+export class GuardedExtent extends ReadOnlyPart {
   readonly inner: Part;
   readonly #place: PlaceInDisk;
 
   constructor(inner: Part, place: PlaceInDisk) {
-    this.start = inner.start;
-    this.size = inner.size;
-    this.storage = inner.storage;
+    super(inner);
     this.inner = inner;
     this.#place = place;
   }
 
-  map(offset: number, length: number, below: ReadSource | undefined): Awaitable<Extent> {
+  override map(offset: number, length: number, below: ReadSource | undefined): Awaitable<Extent> {
     return this.inner.map(offset, length, below, false);
   }
 
-  reserve(): PartPlacement {
-    return this.#refuse();
+  protected override refuse(): never {
+    const { file, field } = this.#place;
+    throw new CowlabError('ERR_READ_ONLY', `${file}: ${field}: its access is RDONLY`, { file, field });
   }
 
-  commit(): void {
-    this.#refuse();
-  }
-
-  abort(): void {
-    // Nothing was set aside.
-  }
-
-  async unmap(): Promise<number> {
-    return this.#refuse();
-  }
-
-  flush(): void {
-    // Nothing was written.
-  }
-
-  async trim(): Promise<void> {
-    // Nothing was written.
-  }
-
-  freeze(): void {
+  override freeze(): void {
     this.inner.freeze();
   }
 
-  get residentBytes(): number {
+  override get residentBytes(): number {
     return this.inner.residentBytes;
-  }
-
-  #refuse(): never {
-    const { file, field } = this.#place;
-    throw new CowlabError('ERR_READ_ONLY', `${file}: ${field}: its access is RDONLY`, { file, field });
   }
 }

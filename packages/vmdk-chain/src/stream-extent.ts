@@ -11,7 +11,7 @@ import {
 } from '@cowlab/core';
 import { GRAIN_TABLE_ENTRIES, SECTOR, type SparseHeader, ZEROED_GRAIN } from './layout.ts';
 import { readDirectory } from './directory.ts';
-import type { Part, PartPlacement } from './part.ts';
+import { ReadOnlyPart } from './read-only-part.ts';
 import { decodeMarker, GRAIN_HEADER_BYTES } from './stream-layout.ts';
 import { StreamWriter } from './stream-writer.ts';
 import { type GrainTable, GrainTables } from './tables.ts';
@@ -25,11 +25,8 @@ import { type GrainTable, GrainTables } from './tables.ts';
  * at most, and makes no more than a grain.
  */
 
-export class StreamExtent implements Part {
-  readonly start = 0;
-  readonly size: number;
-  readonly crowded = false;
-  readonly storage: Storage;
+export class StreamExtent extends ReadOnlyPart {
+  declare readonly storage: Storage;
   readonly header: SparseHeader;
   readonly tables: GrainTables;
   readonly file: string;
@@ -37,14 +34,13 @@ export class StreamExtent implements Part {
   #last: Uint8Array | undefined;
 
   constructor(file: string, storage: Storage, header: SparseHeader, tables: GrainTables) {
+    super({ start: 0, size: header.size, storage });
     this.file = file;
-    this.storage = storage;
     this.header = header;
     this.tables = tables;
-    this.size = header.size;
   }
 
-  map(offset: number, length: number, below: ReadSource | undefined): Awaitable<Extent> {
+  override map(offset: number, length: number, below: ReadSource | undefined): Awaitable<Extent> {
     const grain = Math.floor(offset / this.header.grainBytes);
     const table = this.tables.load(Math.floor(grain / GRAIN_TABLE_ENTRIES));
     return andThen(table, (loaded) => this.#extentAt(loaded, offset, length, below));
@@ -129,39 +125,15 @@ export class StreamExtent implements Part {
     return corrupt(this.file, `grain.${field}`, problem, { offset: sector * SECTOR });
   }
 
-  reserve(): PartPlacement {
-    return this.#refuse();
-  }
-
-  commit(): void {
-    this.#refuse();
-  }
-
-  abort(): void {
-    // Nothing was set aside.
-  }
-
-  async unmap(): Promise<number> {
-    return this.#refuse();
-  }
-
-  flush(): void {
-    // Nothing was written.
-  }
-
-  async trim(): Promise<void> {
-    // Nothing was written.
-  }
-
-  freeze(): void {
+  override freeze(): void {
     this.tables.freeze();
   }
 
-  get residentBytes(): number {
+  override get residentBytes(): number {
     return this.tables.residentBytes + (this.#last?.length ?? 0);
   }
 
-  #refuse(): never {
+  protected override refuse(): never {
     throw unsupported(this.file, 'header.flags', 'a stream-optimized disk is written once, as a whole');
   }
 }
