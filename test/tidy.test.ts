@@ -21,7 +21,7 @@ const arrows: Record<string, string[]> = {
   'qcow2-like': ['core'],
   'vmdk-chain': ['core'],
   nbd: ['core'],
-  bench: ['core', ...driverNames],
+  bench: ['core', 'nbd', ...driverNames],
   cli: ['bench', 'core', 'nbd', ...driverNames],
   lab: ['conformance', 'core', ...driverNames],
 };
