@@ -7,7 +7,7 @@ import { makeScratchFolder, pack } from './pack.ts';
 import { driverNames, readText } from './repository.ts';
 
 const run = promisify(execFile);
-const installed = ['core', ...driverNames];
+const installed = ['core', 'nbd', ...driverNames];
 let project: string;
 
 /** The first ```js block below the heading `## Example`, before the next heading of that rank. */
