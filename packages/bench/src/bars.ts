@@ -72,7 +72,7 @@ export function writtenBytes({ purposes }: Calls): number {
 
 function churnBars({ histories }: BarMeasurements): BarRow[] {
   const own = histories.find(({ format }) => format === FORMAT);
-  const others = histories.filter(({ format }) => format !== FORMAT);
+  const others = histories.filter(({ format }) => format !== FORMAT && !format.startsWith(`${FORMAT}-`));
   if (own === undefined || others.length === 0) return [];
   const quantities: [string, BarRow['unit'], (row: HistoryRow) => number][] = [
     ['written, a snapshot', 'bytes', ({ calls }) => writtenBytes(calls)],

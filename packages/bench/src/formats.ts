@@ -56,6 +56,13 @@ const noRefcounts: Bookkeeping = fixed(
   'an image that never had a snapshot has no refcounts: there is nothing to switch off',
 );
 
+const liveRefcounts: Bookkeeping = {
+  switchable: true,
+  how: 'live_refcounts=off: FVD as it is',
+  open: { live_refcounts: false },
+  create: {},
+};
+
 const filesOfTheirOwn: Bookkeeping = fixed(
   'a snapshot is a file of its own: without one there is no bookkeeping to switch off',
 );
@@ -91,6 +98,20 @@ const variants: readonly Subject[] = [
     create: {},
     open: { journal: false },
     bookkeeping: noRefcounts,
+  },
+  {
+    name: 'fvd-chunk-copy',
+    driver: fvd,
+    create: {},
+    open: { copy_chunks: true },
+    bookkeeping: noRefcounts,
+  },
+  {
+    name: 'fvd-live-refcounts',
+    driver: fvd,
+    create: {},
+    open: { live_refcounts: true },
+    bookkeeping: liveRefcounts,
   },
   {
     name: 'qcow2-lazy',

@@ -44,6 +44,13 @@ it('all bars are met by measurements that meet them', () => {
   expect(judgeBars(sample()).length).toBeGreaterThan(20);
 });
 
+it('what FVD is without a part of it is no other format to be better than', () => {
+  const results = sample();
+  const [own] = results.histories;
+  results.histories.push({ ...own!, format: 'fvd-chunk-copy', milliseconds: 1 });
+  expect(missed(results)).toEqual([]);
+});
+
 describe.each<[string, string, (results: Results) => void]>([
   [
     'written, a snapshot',

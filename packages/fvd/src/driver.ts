@@ -20,6 +20,7 @@ import { scanCounts } from './catalog.ts';
 import { MIN_PLACES } from './gather.ts';
 import { FvdImage } from './image.ts';
 import { Journal } from './journal.ts';
+import { LiveCounts } from './live-counts.ts';
 import {
   assertBaseFits,
   decodeSuperblock,
@@ -107,6 +108,16 @@ const openOptions: OptionTable = {
     type: 'boolean',
     default: true,
     help: 'off, to measure what the journal is worth: every flush writes the changed pages of the table instead',
+  },
+  copy_chunks: {
+    type: 'boolean',
+    default: false,
+    help: 'on, to measure what copy-on-write by block is worth: a first write after a snapshot copies its whole chunk',
+  },
+  live_refcounts: {
+    type: 'boolean',
+    default: false,
+    help: 'on, to measure what static refcounts are worth: counts of all host chunks are kept in memory, and what changes is written before each flush, to chunks that are free for everyone else',
   },
   min_delta_page: {
     type: 'size',
@@ -253,7 +264,6 @@ function maxPlacesOf({ options: { max_places: value } }: OpenContext): number {
 
 async function openVersion2(storage: Storage, context: OpenContext): Promise<DriverImage> {
   const maxPlaces = maxPlacesOf(context);
-  const journals = context.options.journal !== false;
   const superblock = await newestSuperblock(storage);
   const { hostChunks, chunkBytes, blockBytes, size, root, catalog: region } = superblock;
   const geometry = geometryOf(chunkBytes, blockBytes);
@@ -269,11 +279,16 @@ async function openVersion2(storage: Storage, context: OpenContext): Promise<Dri
   space.logChunk = logChunkOf(superblock);
   space.adoptFront(space.survey(state, storage.name));
   const place = { storage, region, geometry, hostChunks };
-  await scanCounts(place, (first, counts) => space.setStaticWhere(first, counts));
+  const { readOnly, options: values } = context;
+  const counted = values.live_refcounts === true && !readOnly;
+  const liveCounts = counted ? new LiveCounts(storage, space, chunkBytes) : undefined;
+  await scanCounts(place, (first, counts) => {
+    space.setStaticWhere(first, counts);
+    liveCounts?.load(first, counts);
+  });
+  liveCounts?.begin();
   const base = await openBase(superblock, context);
-  const { readOnly } = context;
   try {
-    const minDeltaPage = context.options.min_delta_page as number;
     const parts = {
       storage,
       state,
@@ -283,8 +298,10 @@ async function openVersion2(storage: Storage, context: OpenContext): Promise<Dri
       base,
       readOnly,
       maxPlaces,
-      minDeltaPage,
-      journals,
+      minDeltaPage: values.min_delta_page as number,
+      journals: values.journal !== false,
+      copiesChunks: values.copy_chunks === true,
+      liveCounts,
     };
     const image = new FvdImage(parts);
     // The pages on disk do not have what the journal says of these.

@@ -19,7 +19,6 @@ import {
 import { checkImage } from './check.ts';
 import { compactImage } from './compact.ts';
 import { gatherSpan, isScattered } from './gather.ts';
-import type { Journal } from './journal.ts';
 import {
   ABSENT,
   assertBaseFits,
@@ -27,11 +26,11 @@ import {
   type Geometry,
   type JournalRun,
   MAX_CHUNKS,
-  type Superblock,
   ZERO,
 } from './layout.ts';
 import { mapState } from './mapping.ts';
-import { type Change, Publisher } from './publisher.ts';
+import { type FvdPlacement, placeBlocks, placeChunks } from './placing.ts';
+import { type Change, Publisher, type PublisherParts } from './publisher.ts';
 import { resizedTable } from './resize.ts';
 import { FvdSnapshots } from './snapshots.ts';
 import type { Space } from './space.ts';
@@ -53,21 +52,8 @@ import type { State } from './tree.ts';
  * the bytes it makes visible. Host chunks given back by a run are free once that run is durable.
  */
 
-/** A chunk may have this part of its blocks packed away from it before it gets a home for what comes next. */
-const SCATTER_SHARE = 8;
-/** A write over static blocks that covers this part of its chunk goes to a home at once. */
-const LARGE_SHARE = 4;
-
 /** What V8 takes for a run that waits for the journal. */
 const RUN_MEMORY = 64;
-
-/** Host blocks that have been set aside for blocks of a chunk; `count` 0: the bytes go where they are already. */
-interface FvdPlacement extends Placement {
-  readonly chunk: number;
-  readonly block: number;
-  readonly count: number;
-  readonly host: number;
-}
 
 export class FvdImage implements DriverImage {
   readonly unitBytes: number;
@@ -80,24 +66,25 @@ export class FvdImage implements DriverImage {
   readonly #space: Space;
   readonly #maxPlaces: number;
   readonly #journals: boolean;
+  readonly #placeNew: typeof placeBlocks;
   #state: State;
   #runs: JournalRun[] = [];
   #turn: Promise<unknown> = Promise.resolve();
   #turns = 0;
 
   constructor(parts: ImageParts) {
-    const { storage, state, space, superblock, journal, base, readOnly, maxPlaces, minDeltaPage, journals } =
-      parts;
+    const { storage, state, space, base, readOnly, maxPlaces, journals, copiesChunks } = parts;
     this.storage = storage;
     this.geometry = state.table.geometry;
     this.unitBytes = this.geometry.blockBytes;
     this.readOnly = readOnly;
     this.#maxPlaces = maxPlaces;
     this.#journals = journals;
+    this.#placeNew = copiesChunks ? placeChunks : placeBlocks;
     this.#state = state;
     this.#space = space;
     this.#base = base;
-    this.publisher = new Publisher({ storage, space, superblock, journal, state, minDeltaPage });
+    this.publisher = new Publisher(parts);
     this.snapshots = new FvdSnapshots(this);
   }
 
@@ -150,8 +137,12 @@ export class FvdImage implements DriverImage {
   }
 
   commit(placement: Placement): void {
-    const { chunk, block, count, host } = placement as FvdPlacement;
-    if (count > 0) this.setRun(chunk, block, count, host);
+    const { chunk, block, count, host, pieces } = placement as FvdPlacement;
+    if (pieces === undefined) {
+      if (count > 0) this.setRun(chunk, block, count, host);
+    } else {
+      for (const { start, length } of pieces) this.setRun(chunk, start, length, host - block + start);
+    }
   }
 
   abort(placement: Placement): void {
@@ -202,7 +193,9 @@ export class FvdImage implements DriverImage {
   }
 
   compact(options: CompactOptions): Promise<CompactReport> {
-    return compactImage(this, options);
+    const { liveCounts } = this.publisher;
+    const compact = (): Promise<CompactReport> => compactImage(this, options);
+    return liveCounts === undefined ? compact() : liveCounts.without(compact);
   }
 
   async resize(size: number): Promise<void> {
@@ -275,10 +268,12 @@ export class FvdImage implements DriverImage {
   }
 
   stats(): ImageStats {
+    const { liveCounts } = this.publisher;
     const own =
       this.#state.table.residentBytes +
       this.#space.residentBytes +
       this.publisher.residentBytes +
+      (liveCounts?.residentBytes ?? 0) +
       this.#runs.length * RUN_MEMORY;
     const below = this.#base?.stats().residentMetadataBytes ?? 0;
     return {
@@ -287,12 +282,14 @@ export class FvdImage implements DriverImage {
       spaceBytes: this.#space.residentBytes,
       bitmapBytes: this.#space.bitmapBytes,
       splitChunks: this.#state.table.splitChunks,
+      ...(liveCounts && { refcountTableBytes: liveCounts.tableBytes }),
     };
   }
 
   async close(): Promise<void> {
     try {
       if (!this.readOnly) await this.checkpoint();
+      await this.publisher.liveCounts?.release();
     } finally {
       try {
         await this.storage.close();
@@ -321,6 +318,7 @@ export class FvdImage implements DriverImage {
     this.#runs = [];
     const givenBack = this.#space.takeGivenBack();
     try {
+      await this.publisher.liveCounts?.write();
       await this.storage.flush();
       if (runs.length > 0) await this.publisher.journal.append(runs);
     } catch (error) {
@@ -363,28 +361,8 @@ export class FvdImage implements DriverImage {
   }
 
   #place(offset: number, length: number): FvdPlacement {
-    const { chunkBytes, blockBytes, blocksPerChunk } = this.geometry;
-    const chunk = Math.floor(offset / chunkBytes);
-    const within = offset - chunk * chunkBytes;
-    const block = Math.floor(within / blockBytes);
-    const wanted = Math.min(blocksPerChunk, Math.ceil((within + length) / blockBytes)) - block;
-    const count = this.#unowned(chunk, block, wanted);
-    const host = this.#take(chunk, block, count);
-    const head = within - block * blockBytes;
-    const covered = Math.min(length, count * blockBytes - head);
-    return {
-      storage: this.storage,
-      guestOffset: offset,
-      length: covered,
-      hostOffset: host * blockBytes + head,
-      head,
-      tail: count * blockBytes - head - covered,
-      fresh: false,
-      chunk,
-      block,
-      count,
-      host,
-    };
+    const { table } = this.#state;
+    return this.#placeNew({ storage: this.storage, space: this.#space, table }, offset, length);
   }
 
   /** A request that lies in one run of a split chunk, and is not near the front's part of a static chunk. */
@@ -411,43 +389,6 @@ export class FvdImage implements DriverImage {
   #beforeTail(extent: DataExtent): DataExtent {
     const toTail = this.#space.tailFrom * this.geometry.blockBytes - extent.hostOffset;
     return toTail > 0 && toTail < extent.length ? { ...extent, length: toTail } : extent;
-  }
-
-  /** How many of the blocks from `block` on are not the front's to overwrite, in a row, at most `wanted`. */
-  #unowned(chunk: number, block: number, wanted: number): number {
-    let count = 0;
-    while (count < wanted) {
-      const found = this.#state.table.find(chunk, block + count);
-      if (found.host > ZERO && this.#space.isOwned(found.host)) break;
-      const { tailFrom } = this.#space;
-      const crosses = found.host > ZERO && tailFrom > found.host;
-      count += crosses ? Math.min(found.count, tailFrom - found.host) : found.count;
-    }
-    return Math.min(count, wanted);
-  }
-
-  /** Where blocks of a chunk go: a host block. Space counts them there. */
-  #take(chunk: number, block: number, count: number): number {
-    const { blocksPerChunk } = this.geometry;
-    let home: number | undefined;
-    let scattered = 0;
-    let hasStatic = false;
-    this.#state.table.eachRun(chunk, (start, length, host) => {
-      if (host <= ZERO) return;
-      const place = this.#space.chunkOf(host);
-      if (!this.#space.isOwned(host)) hasStatic = true;
-      else if (host - place * blocksPerChunk === start && !this.#space.isStatic(place)) home ??= place;
-      else scattered += length;
-    });
-    if (home !== undefined) {
-      this.#space.addBlocks(home, count);
-      return home * blocksPerChunk + block;
-    }
-    const wantsHome =
-      !hasStatic ||
-      count * LARGE_SHARE >= blocksPerChunk ||
-      scattered + count > blocksPerChunk / SCATTER_SHARE;
-    return wantsHome ? this.#space.takeHome(count, block) : this.#space.takePacked(count, block);
   }
 
   async #gather(chunk: number): Promise<void> {
@@ -482,18 +423,13 @@ export class FvdImage implements DriverImage {
   }
 }
 
-export interface ImageParts {
-  readonly storage: Storage;
-  readonly state: State;
-  readonly space: Space;
-  readonly superblock: Superblock;
-  readonly journal: Journal;
+export interface ImageParts extends PublisherParts {
   readonly base: Backing | undefined;
   readonly readOnly: boolean;
   /** Most places that a chunk of the front may lie in (gather.ts). */
   readonly maxPlaces: number;
-  /** Least bytes of a page of the table that deltas are written over (deltas.ts). */
-  readonly minDeltaPage: number;
   /** Flushes go to the journal; to measure what that is worth, they can publish instead. */
   readonly journals: boolean;
+  /** What a snapshot has goes to a new place by the chunk; to measure what doing it by the block is worth. */
+  readonly copiesChunks: boolean;
 }

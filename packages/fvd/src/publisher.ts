@@ -2,6 +2,7 @@ import type { Storage } from '@cowlab/core';
 import { PageChanges } from './changes.ts';
 import { deltaOf, rangesWorth, recallDeltas } from './deltas.ts';
 import type { Journal } from './journal.ts';
+import type { LiveCounts } from './live-counts.ts';
 import {
   type Delta,
   encodeCatalog,
@@ -84,8 +85,21 @@ interface Undo {
   catalog: Region;
 }
 
+export interface PublisherParts {
+  readonly storage: Storage;
+  readonly space: Space;
+  readonly superblock: Superblock;
+  readonly journal: Journal;
+  readonly state: State;
+  /** Least bytes of a page of the table that deltas are written over (deltas.ts). */
+  readonly minDeltaPage: number;
+  /** To measure what static refcounts are worth (live-counts.ts). */
+  readonly liveCounts?: LiveCounts | undefined;
+}
+
 export class Publisher {
   readonly journal: Journal;
+  readonly liveCounts: LiveCounts | undefined;
   readonly #storage: Storage;
   readonly #space: Space;
   readonly #geometry: Geometry;
@@ -99,19 +113,12 @@ export class Publisher {
   /** What the failed publication in doubt has set aside; undefined when there is none. */
   #doubt: Undo | undefined;
 
-  constructor(parts: {
-    storage: Storage;
-    space: Space;
-    superblock: Superblock;
-    journal: Journal;
-    state: State;
-    /** Least bytes of a page that deltas are written over. */
-    minDeltaPage: number;
-  }) {
+  constructor(parts: PublisherParts) {
     this.#storage = parts.storage;
     this.#space = parts.space;
     this.#superblock = parts.superblock;
     this.journal = parts.journal;
+    this.liveCounts = parts.liveCounts;
     this.#pages = parts.state.pages;
     this.#fulls = parts.state.fulls;
     this.#geometry = parts.state.table.geometry;
@@ -220,6 +227,7 @@ export class Publisher {
         await this.#storage.write(offset, Buffer.concat(parts), 'mapping');
       }
       if (catalog !== undefined) await this.#writeCatalog(catalog, undo);
+      await this.liveCounts?.write(change, catalog?.counts);
       await this.#cover();
       await this.#storage.flush();
       const next = this.#next(size, draft, undo.catalog, change.tailFrom?.());
@@ -228,8 +236,10 @@ export class Publisher {
       this.#space.hostChunks = hostChunks;
     } catch (error) {
       this.#withdraw(undo);
+      this.liveCounts?.withdraw();
       throw error;
     }
+    this.liveCounts?.keep();
     this.#pages = draft.pages;
     this.#fulls = draft.fulls;
     this.#space.logChunk = logChunkOf(this.#superblock);

@@ -21,7 +21,7 @@ export const MiB: number = KiB * KiB;
 const small = { chunk_size: 64 * KiB, block_size: 4 * KiB, journal_size: 64 * KiB };
 
 /** The driver, opened with other options. */
-function tuned(options: Readonly<Record<string, number>>): BlockDriver {
+function tuned(options: Readonly<Record<string, number | boolean>>): BlockDriver {
   return {
     ...fvd,
     open: (folder, name, context) =>
@@ -37,6 +37,26 @@ export function gathering(maxPlaces: number): BlockDriver {
 /** The driver, with deltas over pages of any length. */
 export function eager(maxPlaces = 64): BlockDriver {
   return tuned({ max_places: maxPlaces, min_delta_page: 0 });
+}
+
+/** The driver, copying by the chunk: then all of a chunk differs from the snapshot, as it would tell. */
+export const copyingChunks: BlockDriver = {
+  ...tuned({ copy_chunks: true }),
+  capabilities: { ...fvd.capabilities, diff: false },
+  async open(folder, name, context) {
+    const image = await tuned({ copy_chunks: true }).open(folder, name, context);
+    Object.defineProperty(image.snapshots, 'diff', { value: undefined });
+    return image;
+  },
+};
+
+/** The driver, with refcounts as QCOW2 has them: files are longer by these, of which `measure` knows nothing. */
+export const countingLive: BlockDriver = withoutMeasure(tuned({ live_refcounts: true }));
+
+function withoutMeasure(driver: BlockDriver): BlockDriver {
+  const without = { ...driver, capabilities: { ...driver.capabilities, measure: false } };
+  Reflect.deleteProperty(without, 'measure');
+  return without;
 }
 
 /** How many rows of blocks each chunk of the disk lies in. */
