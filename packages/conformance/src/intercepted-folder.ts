@@ -142,6 +142,10 @@ class InterceptedStorage implements Storage {
     return this.#inner.readOnly;
   }
 
+  get fixedSize(): boolean {
+    return this.#inner.fixedSize === true;
+  }
+
   size(): number {
     return this.#inner.size();
   }

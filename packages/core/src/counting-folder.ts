@@ -73,6 +73,10 @@ class CountingStorage implements Storage {
     return this.#inner.readOnly;
   }
 
+  get fixedSize(): boolean {
+    return this.#inner.fixedSize === true;
+  }
+
   size(): number {
     return this.#inner.size();
   }

@@ -13,7 +13,7 @@ import type {
   OpenContext,
   Placement,
 } from './driver.ts';
-import { CowlabError } from './errors.ts';
+import { CowlabError, unsupported } from './errors.ts';
 import { preallocate } from './preallocate.ts';
 import { allocatedBytes, type Storage, type StorageFolder } from './storage.ts';
 
@@ -94,6 +94,10 @@ export class RawImage implements DriverImage {
   }
 
   async resize(size: number): Promise<void> {
+    if (this.#storage.fixedSize === true && size !== this.#size) {
+      const { name } = this.#storage;
+      throw unsupported(name, 'size', `a device keeps its ${this.#size} bytes`, { value: size });
+    }
     await this.#storage.truncate(size);
     this.#size = size;
     await this.#storage.flush();

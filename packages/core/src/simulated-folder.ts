@@ -36,6 +36,10 @@ class SimulatedStorage implements Storage {
     return this.#inner.readOnly;
   }
 
+  get fixedSize(): boolean {
+    return this.#inner.fixedSize === true;
+  }
+
   size(): number {
     return this.#inner.size();
   }

@@ -29,6 +29,11 @@ export interface Storage {
   /** The file's name as its folder knows it; for messages. */
   readonly name: string;
   readonly readOnly: boolean;
+  /**
+   * True for a device, whose length is given: `size` does not tell where an image in it ends, and what lies behind that
+   * may hold anything. Growing it rejects with `ERR_NO_SPACE`; `truncate` to less does nothing.
+   */
+  readonly fixedSize?: boolean;
   /** Current length in bytes. */
   size(): number;
   /** Fills `target` from `offset`. Bytes past the end read as zeros. */

@@ -24,7 +24,9 @@ export async function rebuildRefcounts(
   const width = refcountWidth(refcountBits);
   const perBlock = (clusterBytes * 8) / refcountBits;
   const { storage } = file;
-  const start = Math.max(references.end, Math.ceil(storage.size() / clusterBytes));
+  // Behind what is known, and what a damaged image may still need; a device has nothing behind its end.
+  const fileEnd = storage.fixedSize === true ? 0 : storage.size();
+  const start = Math.max(references.end, Math.ceil(fileEnd / clusterBytes));
   const { blocks, tableClusters } = plan(references, start, perBlock, clusterBytes);
   const table = new Uint8Array(tableClusters * clusterBytes);
   if (table.length > Math.max(maxRefcountTableBytes, clusterBytes)) {

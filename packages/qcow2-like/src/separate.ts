@@ -26,7 +26,9 @@ export async function separateData(metadata: Metadata, census: Census): Promise<
   if (file.hasDataFile) return false;
   const misplaced = await findMisplaced(metadata, census);
   if (misplaced === undefined || misplaced.length === 0) return false;
-  let cluster = Math.max(census.references.end, Math.ceil(file.storage.size() / clusterBytes));
+  // Behind what is known, and what a damaged image may still need; a device has nothing behind its end.
+  const fileEnd = file.storage.fixedSize === true ? 0 : file.storage.size();
+  let cluster = Math.max(census.references.end, Math.ceil(fileEnd / clusterBytes));
   const places = new Map<string, number>();
   for (const { table, at, hostOffset } of misplaced) {
     const bytes = new Uint8Array(clusterBytes);

@@ -2,7 +2,8 @@ import { CowlabError, roundUp, type Storage } from '@cowlab/core';
 import { MAX_SECTORS, SECTOR, type SparseHeader } from './layout.ts';
 
 /*
- * Where new grains go: behind everything else in the file, as VMware and QEMU do. The format has no free map,
+ * Where new grains go: behind everything else in the file, as VMware and QEMU do (on a device: behind everything in use,
+ * see device-end.ts). The format has no free map,
  * so nothing is ever freed on disk: a grain once mapped stays mapped (see `unmap` in image.ts). Only grains that
  * were set aside and never committed come back: the last ones by stepping back, others through a short list.
  */
@@ -20,35 +21,37 @@ export class GrainAllocator {
   readonly #file: string;
   readonly #header: SparseHeader;
   readonly #grainSectors: number;
+  readonly #isDevice: boolean;
   /** Sectors returned out of order, one grain each. */
   readonly #returned: number[] = [];
   #next: number;
   /** Nothing from here on was ever handed out. */
   #untouched: number;
 
-  constructor(file: string, storage: Storage, header: SparseHeader) {
+  /** `end` is the first sector behind what is in use, for a device; nothing there is known to be zeros. */
+  constructor(file: string, storage: Storage, header: SparseHeader, end?: number) {
     this.#file = file;
     this.#storage = storage;
     this.#header = header;
     this.#grainSectors = header.grainBytes / SECTOR;
-    this.#next = this.#endOfFile();
-    this.#untouched = this.#next;
+    this.#isDevice = end !== undefined;
+    this.#next = end ?? this.#endOf(storage.size());
+    this.#untouched = this.#isDevice ? Infinity : this.#next;
   }
 
   /** The file has become shorter, and nothing behind its end is in use. */
   restart(): void {
     this.#returned.length = 0;
-    this.#next = this.#endOfFile();
-    this.#untouched = this.#next;
+    this.#next = this.#endOf(this.#isDevice ? this.#header.overheadBytes : this.#storage.size());
+    this.#untouched = this.#isDevice ? Infinity : this.#next;
   }
 
   /**
    * The last grain may be there in part only. Grains lie in step with the file's start or, by others' hand, with the
    * end of its metadata; behind the later of the two ends nothing is in use.
    */
-  #endOfFile(): number {
+  #endOf(size: number): number {
     const { grainBytes, overheadBytes } = this.#header;
-    const size = this.#storage.size();
     const grains = Math.max(0, size - overheadBytes);
     return Math.max(roundUp(size, grainBytes), overheadBytes + roundUp(grains, grainBytes)) / SECTOR;
   }
@@ -102,6 +105,7 @@ export class GrainAllocator {
   /** Cuts off what a failed write has left behind the last grain. */
   async trim(): Promise<void> {
     const end = this.#next * SECTOR;
-    if (this.#next < this.#untouched && this.#storage.size() > end) await this.#storage.truncate(end);
+    if (!this.#isDevice && this.#next < this.#untouched && this.#storage.size() > end)
+      await this.#storage.truncate(end);
   }
 }

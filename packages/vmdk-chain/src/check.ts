@@ -327,7 +327,8 @@ function checkPlaces(extent: SparseExtent, usage: Usage, report: Report): void {
   if (last !== undefined && last + grainSectors > extent.grains.next) {
     report.add('corruption', file, 'grain', 'reaches into the place of the next new one', last * SECTOR);
   }
-  pass(Math.ceil(storage.size() / SECTOR));
+  // What a device holds behind the last grain belongs to nobody.
+  pass(storage.fixedSize === true ? Math.max(end, tables.at(-1) ?? 0) : Math.ceil(storage.size() / SECTOR));
 }
 
 function checkDescriptor({ parent, own }: VmdkImage, report: Report): void {

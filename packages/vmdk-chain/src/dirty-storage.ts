@@ -21,6 +21,10 @@ export class DirtyStorage implements Storage {
     return this.#inner.readOnly;
   }
 
+  get fixedSize(): boolean {
+    return this.#inner.fixedSize === true;
+  }
+
   size(): number {
     return this.#inner.size();
   }

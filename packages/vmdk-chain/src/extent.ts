@@ -7,6 +7,7 @@ import {
   unsupported,
 } from '@cowlab/core';
 import { GrainAllocator } from './allocator.ts';
+import { endInUse } from './device-end.ts';
 import { readDirectories } from './directory.ts';
 import {
   decodeHeader,
@@ -63,6 +64,8 @@ interface SparseFile {
   readonly header: SparseHeader;
   readonly tables: GrainTables;
   readonly restored: ReadonlySet<number>;
+  /** For a device that is written: the first sector behind what is in use. */
+  readonly end?: number;
 }
 
 export class SparseExtent implements Part {
@@ -80,7 +83,7 @@ export class SparseExtent implements Part {
 
   private constructor(
     file: string,
-    { storage, header, tables, restored }: SparseFile,
+    { storage, header, tables, restored, end }: SparseFile,
     options: SparseOptions,
   ) {
     this.file = file;
@@ -91,7 +94,7 @@ export class SparseExtent implements Part {
     this.tables = tables;
     this.#restored = new Set(restored);
     this.#grainBytes = header.grainBytes;
-    this.grains = new GrainAllocator(file, storage, header);
+    this.grains = new GrainAllocator(file, storage, header, end);
   }
 
   /** Reads and validates what every use needs. The caller has read the header, and keeps the storage. */
@@ -104,7 +107,11 @@ export class SparseExtent implements Part {
     const { entries, restored, redundant } = await readDirectories(file, storage, header, !options.readOnly);
     if (!options.readOnly && options.forRepair !== true) assertWhole(file, header, restored);
     const tables = new GrainTables(file, storage, header, entries, redundant, options.cacheBytes);
-    return new SparseExtent(file, { storage, header, tables, restored }, options);
+    const isDevice = storage.fixedSize === true && !options.readOnly;
+    const directories = redundant === undefined ? [entries] : [entries, redundant];
+    const end = isDevice ? await endInUse(storage, header, directories) : undefined;
+    const opened = { storage, header, tables, restored, ...(end !== undefined && { end }) };
+    return new SparseExtent(file, opened, options);
   }
 
   map(offset: number, length: number, below: ReadSource | undefined, owned: boolean): Awaitable<Extent> {

@@ -30,6 +30,7 @@ type Mark = (storage: Storage) => Promise<number | undefined>;
 
 class PooledStorage implements Storage {
   readonly readOnly: boolean;
+  readonly fixedSize: boolean;
   readonly #pool: PooledFolder;
   #names: readonly string[];
   #inner: Storage | undefined;
@@ -49,6 +50,7 @@ class PooledStorage implements Storage {
     this.#names = [name];
     this.#inner = inner;
     this.readOnly = inner.readOnly;
+    this.fixedSize = inner.fixedSize === true;
     this.#isReader = inner.readOnly;
     this.#lock = lock;
     this.#size = inner.size();
