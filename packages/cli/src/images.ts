@@ -24,16 +24,35 @@ export interface OpenRequest {
   readonly forceShare?: boolean | undefined;
   /** Opens no backing file. */
   readonly withoutBacking?: boolean;
+  /** That of the file, where the caller wants to know what happens there. */
+  readonly folder?: RecordingFolder;
 }
 
-/** A folder that remembers which files were opened through it: what an opened image consists of. */
-class RecordingFolder extends FileFolder {
-  readonly opened = new Set<string>();
+/** A folder that remembers which files were opened through it (what an image consists of), and which names it has made. */
+export class RecordingFolder extends FileFolder {
+  readonly opened: Set<string> = new Set<string>();
+  readonly made: Set<string> = new Set<string>();
 
   override async open(name: string, options: StorageOpenOptions): Promise<Storage> {
     const storage = await super.open(name, options);
     this.opened.add(await this.identify(name));
     return storage;
+  }
+
+  override async create(name: string): Promise<Storage> {
+    const storage = await super.create(name);
+    this.made.add(name);
+    return storage;
+  }
+
+  override async link(from: string, to: string): Promise<void> {
+    await super.link(from, to);
+    this.made.add(to);
+  }
+
+  override async rename(from: string, to: string): Promise<void> {
+    await super.rename(from, to);
+    this.made.add(to);
   }
 }
 
@@ -54,7 +73,7 @@ export async function openImage(file: string, request: OpenRequest = {}): Promis
   } = request;
   if (writable && forceShare) throw invalidUse('--force-share', 'only reads');
   if (format !== undefined) driverOf(format, `${file}: format`);
-  const folder = new RecordingFolder(path.dirname(file));
+  const { folder = new RecordingFolder(path.dirname(file)) } = request;
   const name = path.basename(file);
   const gate = { allow: allow ?? [] };
   try {

@@ -1,6 +1,7 @@
-import { CowlabError, type DiffExtent, type Disk, type LongCallOptions } from '@cowlab/core';
+import { CowlabError, type DiffExtent, type Disk } from '@cowlab/core';
 import { invalidUse } from './errors.ts';
-import { copyChanges, firstDifferenceOutside } from './transfer.ts';
+import { firstDifferenceOutside } from './comparison.ts';
+import { copyChanges, type CopyOptions } from './transfer.ts';
 
 /*
  * An increment: what differs between a snapshot and a later state of a disk, put into an image that holds the snapshot.
@@ -28,7 +29,7 @@ export interface Increment {
 export async function writeIncrement(
   increment: Increment,
   target: Disk,
-  options: LongCallOptions,
+  options: CopyOptions,
 ): Promise<void> {
   const { source, from, to, unchecked, names } = increment;
   const [before, result] = await openStates(increment);
@@ -56,8 +57,8 @@ async function openStates({ source, from, to }: Increment): Promise<[Disk, Disk]
   return [before, to === undefined ? source : await source.snapshots.open(to)];
 }
 
-/** A disk of `size` bytes as the target's format can have it. */
-function sizeIn({ capabilities }: Disk, size: number): number {
+/** A disk of `size` bytes as a format can have it; what is rounded up to reads as zeros. */
+export function sizeIn({ capabilities }: Pick<Disk, 'capabilities'>, size: number): number {
   return Math.ceil(size / capabilities.sizeMultiple) * capabilities.sizeMultiple;
 }
 

@@ -196,7 +196,7 @@ describe('convert -n', () => {
   it.each([
     [['--from', 'one', '-O', 'raw'], '--from: goes with -n'],
     [['--unchecked', '-O', 'raw'], '--unchecked: goes with -n'],
-    [['-n', '-O', 'raw'], '-n: goes with --from'],
+    [['-n', '-O', 'raw', '--unchecked'], '--unchecked: goes with --from'],
     [['-n', '--from', 'one'], '-n: goes with -O'],
     [['-n', '--from', 'one', '-O', 'raw', '--force'], '-o and --force have no meaning'],
     [['-n', '--from', 'one', '-O', 'raw', '-o', 'a=b'], '-o and --force have no meaning'],

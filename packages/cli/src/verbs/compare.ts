@@ -3,7 +3,7 @@ import type { Command } from 'commander';
 import { formatNames } from '../formats.ts';
 import { withImage } from '../images.ts';
 import { type Session, type SourceOptions, withAllow, withForceShare } from '../session.ts';
-import { firstDifference } from '../transfer.ts';
+import { firstDifference } from '../comparison.ts';
 
 interface CompareOptions extends SourceOptions {
   readonly secondFormat?: string;
