@@ -18,6 +18,8 @@ import { type RequestCounts, Transmission } from './transmission.ts';
 
 /** How long replies that are on their way may take when the connection is to end. */
 const FINISH_MS = 5000;
+/** How long the client may take to close its side when it has everything. */
+const LINGER_MS = 1000;
 /** A peer that is silent is asked this often whether it is still there. */
 const KEEP_ALIVE_MS = 60_000;
 /** Replies to options that the client has not taken, before it is asked nothing more. */
@@ -70,7 +72,6 @@ export class Connection {
     this.#draining = true;
     if (this.#transmission === undefined) return void this.#socket.destroy();
     this.#transmission.drain();
-    this.#endAfter(FINISH_MS);
   }
 
   #listen(socket: Socket): void {
@@ -84,6 +85,7 @@ export class Connection {
   }
 
   #receive(chunk: Buffer): void {
+    if (this.#finishing) return;
     if (this.#transmission !== undefined) return this.#transmission.push(chunk);
     this.#handshake?.push(chunk);
     this.#answerOptions();
@@ -126,6 +128,7 @@ export class Connection {
     if (tls === undefined) return;
     startTls(plain, tls, this.#common.handshakeTimeoutMs).then(
       (secure) => {
+        if (this.#draining) return void secure.destroy();
         this.#socket = secure;
         secure.on('error', (error) => this.#lost(error));
         secure.once('close', () => plain.destroy());
@@ -169,12 +172,15 @@ export class Connection {
   #finish(): void {
     if (this.#finishing) return;
     this.#finishing = true;
-    this.#socket.end(() => this.#socket.destroy());
     this.#endAfter(FINISH_MS);
+    // What still comes is read and forgotten: a socket that is closed over it would take the last replies along.
+    this.#socket.end(() => this.#endAfter(LINGER_MS));
+    this.#socket.resume();
   }
 
   #endAfter(ms: number): void {
     clearTimeout(this.#timer);
+    if (this.#socket.destroyed) return;
     this.#timer = setTimeout(() => this.#socket.destroy(), ms);
   }
 

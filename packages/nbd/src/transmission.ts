@@ -1,7 +1,7 @@
 import type { Disk } from '@cowlab/core';
 import type { BufferPool } from './buffer-pool.ts';
 import { BlockStatus, MOST_STATUS_BYTES } from './block-status.ts';
-import { isReadOnly, MOST_PAYLOAD_BYTES, type NbdExport } from './exports.ts';
+import type { NbdExport } from './exports.ts';
 import { RefusedRequest, type WireFailure, wireFailure } from './failures.ts';
 import type { Agreement } from './handshake.ts';
 import type { MemoryAccount } from './memory.ts';
@@ -17,6 +17,7 @@ import {
   type ReplyMode,
   SMALL_REPLY_BYTES,
 } from './replies.ts';
+import { changes, requestFailure } from './request-check.ts';
 import { RequestReader } from './request-reader.ts';
 import { SparseRead } from './sparse-read.ts';
 import { cacheRange, mayBeSlow, writeZeros } from './zeroing.ts';
@@ -80,17 +81,6 @@ type Coming =
 
 const NOTHING: Coming = { kind: 'nothing' };
 
-const validFlags: readonly number[] = [
-  /* read         */ CommandFlag.df | CommandFlag.fua,
-  /* write        */ CommandFlag.fua,
-  /* disconnect   */ 0,
-  /* flush        */ 0,
-  /* trim         */ CommandFlag.fua,
-  /* cache        */ CommandFlag.fua,
-  /* write zeroes */ CommandFlag.fua | CommandFlag.noHole | CommandFlag.fastZero,
-  /* block status */ CommandFlag.reqOne | CommandFlag.fua,
-];
-
 export class Transmission {
   readonly #disk: Disk;
   readonly #target: NbdExport;
@@ -105,8 +95,8 @@ export class Transmission {
   readonly #sparse: SparseRead;
   readonly #blockStatus: BlockStatus;
   #coming: Coming = NOTHING;
-  /** The header that the reader holds was not taken up: it waits for room. */
-  #holdsHeader = false;
+  /** The header that the reader holds was not taken up: it waits for memory, or for a place among those that run. */
+  #waitsFor: 'nothing' | 'memory' | 'place' = 'nothing';
   /** It has got these bytes. */
   #granted = 0;
   /** The disk did not answer the last read at once: reads get buffers of their own until it does again. */
@@ -164,6 +154,7 @@ export class Transmission {
 
   /** Takes up requests until the chunk, the room or the turn is at its end. */
   #run(): void {
+    if (this.#state === 'ended') return;
     const stop = this.#turn();
     this.#output.flush();
     if (stop === 'incomplete') return this.#hear();
@@ -180,7 +171,7 @@ export class Transmission {
       if (this.#coming.kind !== 'nothing') {
         if (!this.#takeComing()) return 'incomplete';
       } else {
-        if (!this.#holdsHeader) {
+        if (this.#waitsFor === 'nothing') {
           const found = this.#reader.readHeader();
           if (found !== 'request') return found;
         }
@@ -214,8 +205,8 @@ export class Transmission {
     const { type, length } = this.#reader;
     const failure = this.#refusal();
     const wanted = REPLY_OWED + (failure === undefined ? this.#wantedBytes(type, length) : 0);
-    this.#holdsHeader = this.#granted === 0 && !this.#makeRoom(wanted);
-    if (this.#holdsHeader) return false;
+    if (this.#granted === 0 && !this.#makeRoom(wanted)) return false;
+    this.#waitsFor = 'nothing';
     const owed = this.#granted > 0 ? this.#granted : wanted;
     this.#granted = 0;
     this.#counts.requests[type] = (this.#counts.requests[type] ?? 0) + 1;
@@ -231,8 +222,10 @@ export class Transmission {
 
   /** Takes the bytes; or goes on when they, or a place among the requests that run, are there. */
   #makeRoom(wanted: number): boolean {
+    this.#waitsFor = 'place';
     if (this.#running >= MOST_RUNNING) return false;
     if (this.#account.tryTake(wanted)) return true;
+    this.#waitsFor = 'memory';
     this.#account.wait(wanted, () => {
       this.#granted = wanted;
       this.#goOn();
@@ -251,33 +244,10 @@ export class Transmission {
 
   /** Why the request is not even tried. */
   #refusal(): WireFailure | undefined {
-    const { type, flags, offset, length } = this.#reader;
     if (this.#state === 'draining') return { error: WireError.shutdown, message: 'the server shuts down' };
-    const valid = validFlags[type];
-    if (valid === undefined) return invalid(`unknown command ${type}`);
-    // Extended headers say so when a payload follows; only one of a write may.
-    const allowed =
-      this.#mode === 'extended' && type === Command.write ? valid | CommandFlag.payloadLength : valid;
-    if ((flags & ~allowed) !== 0) return invalid(`flags ${flags} of command ${type}`);
-    if ((flags & CommandFlag.df) !== 0 && this.#mode === 'simple')
-      return invalid('DF without structured replies');
-    if (type === Command.flush) return undefined;
-    if (changes(type) && isReadOnly(this.#target))
-      return { error: WireError.perm, message: 'the export is read-only' };
-    if ((type === Command.read || type === Command.write) && length > MOST_PAYLOAD_BYTES) {
-      // The protocol keeps EOVERFLOW for reads that ask for one piece.
-      const error = (flags & CommandFlag.df) === 0 ? WireError.invalid : WireError.overflow;
-      return { error, message: `${length} bytes are more than ${MOST_PAYLOAD_BYTES}` };
-    }
-    if (offset + length > this.#disk.size) {
-      const error = changes(type) && type !== Command.trim ? WireError.noSpace : WireError.invalid;
-      return {
-        error,
-        message: `bytes ${offset} to ${offset + length} lie past the end at ${this.#disk.size}`,
-      };
-    }
-    if (type === Command.blockStatus) return this.#blockStatus.refusal(length);
-    return undefined;
+    const failure = requestFailure(this.#reader, this.#target, this.#mode);
+    if (failure !== undefined || this.#reader.type !== Command.blockStatus) return failure;
+    return this.#blockStatus.refusal(this.#reader.length);
   }
 
   /** Tells the failure, behind the payload if there is one. */
@@ -447,7 +417,7 @@ export class Transmission {
     this.#running--;
     this.#output.flushSoon();
     // A request behind it may have waited for its place.
-    if (this.#holdsHeader && this.#running === MOST_RUNNING - 1) this.#goOn();
+    if (this.#waitsFor === 'place' && this.#running === MOST_RUNNING - 1) this.#goOn();
     this.#finishWhenIdle();
   }
 
@@ -474,14 +444,6 @@ export class Transmission {
     this.#output.flush();
     this.#line.finish();
   }
-}
-
-function changes(type: number): boolean {
-  return type === Command.write || type === Command.trim || type === Command.writeZeroes;
-}
-
-function invalid(message: string): WireFailure {
-  return { error: WireError.invalid, message };
 }
 
 /** For replies that come later: the reader's own fields are the next request's by then. */
