@@ -180,7 +180,7 @@ function holdsFiles(directory: string, bytes: number): boolean {
 }
 
 /** Copies every file, and sees it to the device: no flush under the stopwatch shall find a gigabyte that is not its own. */
-async function copyFolder(from: string, to: string): Promise<void> {
+export async function copyFolder(from: string, to: string): Promise<void> {
   await fs.promises.mkdir(to);
   for (const name of await fs.promises.readdir(from)) {
     const copy = path.join(to, name);
@@ -236,7 +236,7 @@ export async function warmUp(disk: Disk): Promise<void> {
 }
 
 /** Where the bytes go that the n-th deleted snapshot holds: places of their own as long as the disk has some. */
-export function heldOffset(index: number, diskBytes: number, profile: Profile): number {
+export function heldOffset(index: number, diskBytes: number, profile: Pick<Profile, 'heldBytes'>): number {
   const places = Math.max(1, Math.floor(diskBytes / profile.heldBytes));
   return (index % places) * profile.heldBytes;
 }

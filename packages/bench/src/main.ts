@@ -15,6 +15,7 @@ export interface BenchMainOptions {
   /** Folder for `results.json`; a new temporary one without it. */
   readonly out?: string;
   readonly seed?: number;
+  readonly withQemu?: boolean;
   /** An earlier `results.json` to compare with. */
   readonly baseline?: string;
   /** Gets the report and the place of `results.json`. */
@@ -30,7 +31,7 @@ export interface BenchMainOptions {
  * baseline. Rejects as {@link runBench} does. A signal that ends the process takes the images away first.
  */
 export async function benchMain(options: BenchMainOptions): Promise<number> {
-  const { stdout, stderr, profile, formats, drivers, seed, bold } = options;
+  const { stdout, stderr, profile, formats, drivers, seed, bold, withQemu } = options;
   const progress = new ProgressLine(stderr);
   const stop = (signal: NodeJS.Signals): void => process.exit(signal === 'SIGINT' ? 130 : 143);
   process.once('SIGINT', stop).once('SIGTERM', stop);
@@ -43,6 +44,7 @@ export async function benchMain(options: BenchMainOptions): Promise<number> {
       ...(formats && { formats }),
       ...(drivers && { drivers }),
       ...(seed !== undefined && { seed }),
+      ...(withQemu !== undefined && { withQemu }),
     });
     progress.end();
     stdout.write(report(results, bold));

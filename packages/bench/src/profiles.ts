@@ -1,3 +1,5 @@
+import { type QemuSizes, qemuSizes } from './targets/sizes.ts';
+
 /*
  * The sizes of a benchmark run. Everything that makes a run longer or shorter is here; a scenario has no
  * numbers of its own. Times are budgets for one format at one snapshot count: who is slower does fewer
@@ -55,6 +57,8 @@ export interface Profile {
   /** Bytes of the base that is copied, and how often. */
   readonly copyBytes: number;
   readonly copyRounds: number;
+  /** QEMU's part, where it is asked for. */
+  readonly qemu: QemuSizes;
 }
 
 export interface LargeProfile {
@@ -105,6 +109,7 @@ export const profiles: Readonly<Record<ProfileName, Profile>> = {
     deviceOperations: 256,
     copyBytes: 16 * MIB,
     copyRounds: 2,
+    qemu: qemuSizes.quick,
   },
   standard: {
     name: 'standard',
@@ -136,6 +141,7 @@ export const profiles: Readonly<Record<ProfileName, Profile>> = {
     deviceOperations: 1024,
     copyBytes: 128 * MIB,
     copyRounds: 3,
+    qemu: qemuSizes.standard,
   },
   full: {
     name: 'full',
@@ -185,5 +191,6 @@ export const profiles: Readonly<Record<ProfileName, Profile>> = {
     deviceOperations: 4096,
     copyBytes: GIB,
     copyRounds: 3,
+    qemu: qemuSizes.full,
   },
 };

@@ -1,8 +1,18 @@
 import { barCells } from './figures.ts';
 import { noisyRows } from './noise.ts';
 import { median, pairedRatio } from './statistics.ts';
-import { goalTitles } from './rules.ts';
-import type { DeviceRow, GoalName, LargeImageRow, OverwriteRow, RequestRow, Results } from './schema.ts';
+import { contradicts, goalTitles, isQemu, yardstickOf } from './rules.ts';
+import type {
+  DeviceRow,
+  GoalName,
+  GoalRow,
+  LargeImageRow,
+  OverwriteRow,
+  RequestRow,
+  Results,
+} from './schema.ts';
+import { trendCells, trendGroups, trendHead, trendSummary } from './targets/wording.ts';
+import { smallImageBytes } from './publish/charts.ts';
 import { duration, number, percent, size, times } from './wording.ts';
 
 /*
@@ -12,8 +22,10 @@ import { duration, number, percent, size, times } from './wording.ts';
  */
 
 const COLUMN = 12;
-/** Of a metric's title and the format's name. */
-const LABEL = 46;
+/** Of a metric's title, and of a format's name where all are short. */
+const TITLE = 38;
+const NAME = 8;
+const LABEL: number = TITLE + NAME;
 
 /** One metric: its number for a format at a snapshot count, undefined where there is none. */
 interface Metric {
@@ -35,6 +47,7 @@ export function report(results: Results, bold: Style = (text) => text): string {
     ...goals(results, bold),
     ...bars(results, bold),
     ...noise(results, bold),
+    ...trends(results, bold),
     '',
     ...matrix(results, bold),
     '',
@@ -53,21 +66,30 @@ function heading({ profile, seed, environment, durationSeconds }: Results, bold:
 }
 
 function measurements(results: Results, bold: Style): string[] {
-  const counts = [...new Set(results.sessions.map(({ snapshots }) => snapshots))].toSorted((a, b) => a - b);
-  const head = counts.map((count) => `N=${count}`.padStart(COLUMN)).join('');
-  const lines = [bold(`${'N: existing snapshots'.padEnd(LABEL)}${head}`)];
+  const counts = [...new Set(results.reads.map(({ snapshots }) => snapshots))].toSorted((a, b) => a - b);
+  const formats = ['raw', ...results.formats, ...(results.qemu ? [results.qemu.yardstick] : [])];
+  const name = Math.max(NAME, ...formats.map(({ length }) => length + 1));
+  // Beside the bars at the end of a line.
+  const room = Math.floor((LINE - TITLE - name - counts.length - 2) / Math.max(1, counts.length));
+  const column = Math.min(COLUMN, room);
+  const head = counts.map((count) => `N=${count}`.padStart(column)).join('');
+  const lines = [bold(`${'N: existing snapshots'.padEnd(TITLE + name)}${head}`)];
   for (const { title, value } of metrics(results)) {
     let label = title;
-    for (const format of ['raw', ...results.formats]) {
+    for (const format of formats) {
       const cells = counts.map((count) => value(format, count));
       if (cells.every((cell) => cell === undefined)) continue;
-      const numbers = cells.map((cell) => (cell ?? '–').padStart(COLUMN)).join('');
-      const line = format === 'raw' ? '' : `  ${sparkline(cells.map((cell) => Number(cell)))}`;
-      lines.push(`${label.padEnd(LABEL - 8)}${format.padEnd(8)}${numbers}${line}`.trimEnd());
+      const numbers = cells.map((cell) => (cell ?? '–').padStart(column)).join('');
+      const line = isYardstick(format) ? '' : `  ${sparkline(cells.map((cell) => Number(cell)))}`;
+      lines.push(`${label.padEnd(TITLE)}${format.padEnd(name)}${numbers}${line}`.trimEnd());
       label = '';
     }
   }
   return lines;
+}
+
+function isYardstick(format: string): boolean {
+  return yardstickOf(format) === format;
 }
 
 const BLOCKS = '▁▂▃▄▅▆▇█';
@@ -81,7 +103,7 @@ function sparkline(values: readonly number[]): string {
 }
 
 function metrics(results: Results): Metric[] {
-  const { reads, overwrites, sessions, opens, processMemory, snapshotOperations, profile } = results;
+  const { reads, overwrites, sessions, opens, processMemory, snapshotOperations } = results;
   const cell = <T extends { format: string; snapshots: number }>(rows: readonly T[]) => {
     return (format: string, snapshots: number): T | undefined =>
       rows.find((row) => row.format === format && row.snapshots === snapshots);
@@ -99,7 +121,9 @@ function metrics(results: Results): Metric[] {
   });
   const pass = (which: OverwriteRow['pass']): OverwriteRow[] =>
     overwrites.filter((row) => row.pass === which);
-  const small = snapshotOperations.filter(({ imageBytes }) => imageBytes === profile.imageBytes);
+  const small = snapshotOperations.filter(
+    ({ format, imageBytes }) => imageBytes === smallImageBytes(results, format),
+  );
   const requests = (name: string, rows: readonly RequestRow[]): Metric[] => [
     of(`${name}: µs each`, rows, ({ roundMicros }) => number(median(roundMicros))),
     of(`${name}: storage calls each`, rows, (row) => number(row.calls.calls / row.operations)),
@@ -250,7 +274,8 @@ function onDevices({ devices, formats }: Results, bold: Style): string[] {
         row.workload === workload &&
         row.snapshots === snapshots,
     )?.micros;
-  const rows = formats.flatMap((format) =>
+  const measured = formats.filter((format) => devices.some((row) => row.format === format));
+  const rows = measured.flatMap((format) =>
     deviceWorkloads.map((workload) => [
       `${format} ${workload}`,
       ...kinds.map((kind) => {
@@ -289,9 +314,10 @@ const LABELS = 32;
 const WIDE = 19;
 
 function table(bold: Style, title: string, { head, rows }: Table): string[] {
-  const wide = Math.min(WIDE, Math.floor((LINE - LABELS) / head.length));
+  const labels = Math.max(LABELS, ...rows.map(([label = '']) => label.length + 3));
+  const wide = Math.min(WIDE, Math.floor((LINE - labels) / head.length));
   const line = (label: string, values: readonly string[]): string =>
-    `${label.padEnd(LABELS)}${values.map((value) => value.padStart(wide)).join('')}`;
+    `${label.padEnd(labels)}${values.map((value) => value.padStart(wide)).join('')}`;
   return [bold(title), line('', head), ...rows.map(([label = '', ...values]) => line(`  ${label}`, values))];
 }
 
@@ -321,37 +347,75 @@ function noise(results: Results, bold: Style): string[] {
   ];
 }
 
-/** The verdicts alone, last, where a terminal shows them. A star: not what the mail says. */
-function matrix({ goals: rows, formats }: Results, bold: Style): string[] {
-  const judged = formats.filter((format) => rows.some((row) => row.format === format));
-  if (judged.length === 0) return [];
-  const line = (label: string, cells: readonly string[]): string =>
-    `${label.padEnd(LABEL)}${cells.map((cell) => cell.padEnd(COLUMN)).join('')}`.trimEnd();
+/** Ours beside QEMU's: the numbers that go with N in the same way are counted, the others named. */
+function trends({ qemu }: Results, bold: Style): string[] {
+  if (qemu === undefined) return [];
+  const widths = [34, 12, 13, 13, 10, 14, 14];
+  const line = (cells: readonly string[]): string =>
+    cells
+      .map((cell, index) => cell.padEnd(widths[index]!))
+      .join('')
+      .trimEnd();
   return [
-    bold(line('Verdicts (*: the mail says otherwise)', judged)),
+    '',
+    bold(`Ours beside QEMU ${qemu.version}: ${trendSummary(qemu.trends)}`),
+    ...trendGroups(qemu.trends).flatMap(({ title, rows }) => [
+      bold(line([title, ...trendHead.slice(1)])),
+      ...rows.map(trendCells).map(([label = '', ...cells]) => line([`  ${label}`, ...cells])),
+    ]),
+  ];
+}
+
+/** The verdicts alone, last, where a terminal shows them. A star: not what the mail says. */
+function matrix(results: Results, bold: Style): string[] {
+  const { goals: rows, formats } = results;
+  const judged = formats.filter((format) => rows.some((row) => row.format === format));
+  const ours = judged.filter((format) => !isQemu(format));
+  const qemu = judged.filter(isQemu);
+  return [
+    ...matrixOf('Verdicts (*: the mail says otherwise)', rows, ours, bold),
+    ...matrixOf(`QEMU ${results.qemu?.version ?? ''}`, rows, qemu, bold),
+  ];
+}
+
+function matrixOf(title: string, rows: readonly GoalRow[], judged: readonly string[], bold: Style): string[] {
+  if (judged.length === 0) return [];
+  const widths = judged.map((format) => Math.max(COLUMN, format.length + 2));
+  const line = (label: string, cells: readonly string[]): string =>
+    `${label.padEnd(LABEL)}${cells.map((cell, index) => cell.padEnd(widths[index]!)).join('')}`.trimEnd();
+  return [
+    bold(line(title, judged)),
     ...(Object.keys(goalTitles) as GoalName[]).map((goal) =>
       line(
         `  ${goal} ${goalTitles[goal]}`,
         judged.map((format) => {
           const row = rows.find((each) => each.goal === goal && each.format === format);
-          return row === undefined ? '–' : `${row.verdict}${row.agreement === 'agrees' ? '' : '*'}`;
+          return row === undefined ? '–' : `${row.verdict}${contradicts(row) ? '*' : ''}`;
         }),
       ),
     ),
   ];
 }
 
+function saidOf({ agreement }: GoalRow): string {
+  if (agreement === undefined) return 'silent';
+  return agreement === 'agrees' ? 'confirmed' : `contradicted: ${agreement}`;
+}
+
 function goals(results: Results, bold: Style): string[] {
+  const name = Math.max(NAME, ...results.formats.map(({ length }) => length + 1));
+  // Long names take their room from columns that have some to spare.
+  const [column, widest] = name > NAME ? [11, 21] : [COLUMN, 22];
   const columns = (format: string, verdict: string, claim: string, agreement: string): string =>
-    `  ${format.padEnd(7)} ${verdict.padEnd(COLUMN)}${claim.padEnd(COLUMN)}${agreement.padEnd(22)}`;
+    `  ${format.padEnd(name)}${verdict.padEnd(column)}${claim.padEnd(column)}${agreement.padEnd(widest)}`;
   const lines = [bold(`${columns('format', 'verdict', 'mail 2011', 'the mail').trimEnd()} measured`)];
   for (const goal of Object.keys(goalTitles) as GoalName[]) {
     const rows = results.goals.filter((row) => row.goal === goal);
     if (rows.length > 0) lines.push(bold(`${goal} ${goalTitles[goal]}`));
-    for (const { format, verdict, claim, agreement, measured } of rows) {
-      const said = agreement === 'agrees' ? 'confirmed' : `contradicted: ${agreement}`;
+    for (const row of rows) {
+      const { format, verdict, claim = '–', measured } = row;
       const [first = '', ...rest] = measured.split('; ');
-      lines.push(`${columns(format, verdict, claim, said)} ${first}`);
+      lines.push(`${columns(format, verdict, claim, saidOf(row))} ${first}`);
       lines.push(...rest.map((part) => `${columns('', '', '', '')} ${part}`));
     }
   }

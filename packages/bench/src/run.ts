@@ -16,6 +16,9 @@ import { judge } from './rules.ts';
 import { judgeBars } from './bars.ts';
 import { RESULTS_VERSION, type Results } from './schema.ts';
 import { measureAll } from './steps.ts';
+import { measureQemu } from './targets/measure.ts';
+import { besideQemu, qemuFormatNames, qemuRoom } from './targets/beside.ts';
+import { assertTools } from './targets/qemu-io.ts';
 import { Unfinished } from './unfinished.ts';
 
 /* One run, from an empty temporary folder to what it leaves: results.json, and the reports. */
@@ -31,8 +34,13 @@ export interface BenchOptions {
   readonly out?: string;
   /** Decides every offset and every byte; 1 by default. */
   readonly seed?: number;
+  /** QEMU's own formats as further targets; `ERR_NOT_FOUND` where one of its tools, or strace, is missing. */
+  readonly withQemu?: boolean;
   readonly onProgress?: (progress: BenchProgress) => void;
 }
+
+/** Of a run that has QEMU in it, what our own formats take. */
+const SHARE_BESIDE_QEMU = 0.55;
 
 export const RESULTS_FILE = 'results.json';
 export const REPORT_FILE = 'report.html';
@@ -46,17 +54,27 @@ export async function runBench(options: BenchOptions): Promise<Results> {
   const subjects = [...chooseSubjects(options.formats ?? [...formatNames, ...profile.variants])];
   for (const module of options.drivers ?? []) subjects.push(await loadSubject(module));
   const seed = checkSeed(options.seed ?? 1);
+  const { withQemu = false } = options;
+  if (withQemu) assertTools();
   const date = new Date();
   const started = performance.now();
   if (options.out !== undefined) await assertWritableFolder(options.out);
   const lab = new Lab();
   try {
-    assertRoom(lab, subjects, profile);
+    assertRoom(lab, subjects, profile, withQemu ? qemuRoom(profile.qemu) : 0);
     const environment = describeEnvironment(lab.root, date);
-    const formats = subjects.map(({ name }) => name);
+    const ours = subjects.map(({ name }) => name);
+    const formats = [...ours, ...(withQemu ? qemuFormatNames : [])];
     const unfinished = Unfinished.in(options.out, { profile, formats, seed, version: RESULTS_VERSION });
-    const { onProgress } = options;
-    const measured = await measureAll({ lab, subjects, profile, seed, unfinished, onProgress });
+    const share = withQemu ? SHARE_BESIDE_QEMU : 1;
+    const onProgress = ({ step, done }: BenchProgress): void =>
+      options.onProgress?.({ step, done: done * share });
+    const onOurs = await measureAll({ lab, subjects, profile, seed, unfinished, onProgress });
+    const tick = (step: string, done: number): void =>
+      options.onProgress?.({ step, done: share + (1 - share) * done });
+    const measured = withQemu
+      ? besideQemu(onOurs, await unfinished.step('qemu', () => measureQemu(lab, profile, seed, tick)))
+      : onOurs;
     const results: Results = {
       schema: 'cowlab-bench-results',
       version: RESULTS_VERSION,
@@ -71,7 +89,7 @@ export async function runBench(options: BenchOptions): Promise<Results> {
         leaves: capabilities.afterPowerLoss,
         repairable: capabilities.repair.includes('leaks'),
       })),
-      bars: judgeBars(measured),
+      bars: judgeBars(onOurs),
       ...measured,
     };
     if (options.out !== undefined) await writeResults(options.out, results);
@@ -148,9 +166,13 @@ function checkSeed(seed: number): number {
   });
 }
 
-/** One copy of the image for every format and N, and half as much again for what the scenarios add. */
-function assertRoom(lab: Lab, subjects: readonly Subject[], profile: Profile): void {
-  const needed = profile.imageBytes * (1 + subjects.length * profile.snapshotCounts.length) * 1.5;
+/**
+ * One copy of the image for every format and N, and half as much again for what the scenarios add. QEMU's are made when ours
+ * are gone.
+ */
+function assertRoom(lab: Lab, subjects: readonly Subject[], profile: Profile, beside: number): void {
+  const ours = profile.imageBytes * (1 + subjects.length * profile.snapshotCounts.length) * 1.5;
+  const needed = Math.max(ours, beside);
   const free = lab.freeBytes();
   if (free >= needed) return;
   const gib = (bytes: number): string => (bytes / 2 ** 30).toFixed(1);

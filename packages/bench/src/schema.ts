@@ -1,4 +1,7 @@
 import * as v from 'valibot';
+import { type QemuPart, qemuPartSchema } from './targets/schema.ts';
+
+export type { QemuPart, QemuSessionRow, TrendRow } from './targets/schema.ts';
 
 /*
  * What `results.json` holds. The interfaces are for readers of the code, the schema checks files; the type
@@ -7,7 +10,9 @@ import * as v from 'valibot';
  * `version` rises when a field changes its meaning or goes away; new fields may come without that.
  */
 
-export const RESULTS_VERSION = 2;
+export const RESULTS_VERSION = 3;
+/** Files of these versions can be read: 2 has all that 3 has, and nothing of QEMU. */
+const READABLE_VERSIONS: readonly number[] = [2, RESULTS_VERSION];
 
 export interface PurposeCalls {
   reads: number;
@@ -48,8 +53,8 @@ export interface AllocateRow extends RequestRow {
   /** `as is`, or with the snapshot bookkeeping switched off, as `how` says. */
   variant: 'as is' | 'without bookkeeping';
   how: string;
-  /** Bytes of refcounts held in memory afterwards, as the driver reports them. */
-  residentRefcountBytes: number;
+  /** Bytes of refcounts held in memory afterwards, as the driver reports them; QEMU does not. */
+  residentRefcountBytes?: number;
 }
 
 /** One opening of a cell: what its open, its work (a read of everything, random reads, overwrites) and its close cost. */
@@ -82,7 +87,7 @@ export interface ProcessMemoryRow {
   rssBytes: number[];
 }
 
-/** Creates, deletes or applies under tinybench; applies on large images only. */
+/** Creates, deletes or applies; of our drivers under tinybench, and applies on large images only. */
 export interface SnapshotRow {
   operation: 'create' | 'delete' | 'apply';
   format: string;
@@ -93,8 +98,9 @@ export interface SnapshotRow {
   heldBytes: number;
   samplesMs: number[];
   medianMs: number;
-  /** Of all of the samples together. */
+  /** Of all of the samples together, or of so many more, which were not timed. */
   calls: Calls;
+  countedSamples?: number;
 }
 
 /** An image of the large scenario: without snapshots, with one, and with as many as it got. */
@@ -211,9 +217,9 @@ export interface GoalRow {
   /** The same in words, with what it comes from. */
   measured: string;
   verdict: Verdict;
-  /** What the mail of 2011 says. */
-  claim: Verdict;
-  agreement: 'agrees' | 'better' | 'worse';
+  /** What the mail of 2011 says, and how that compares; neither, where the mail says nothing. */
+  claim?: Verdict;
+  agreement?: 'agrees' | 'better' | 'worse';
 }
 
 /** A number that the design asks of FVD, and what was measured. */
@@ -276,6 +282,8 @@ export interface Results {
   devices: DeviceRow[];
   powerLosses: PowerLossRow[];
   omissions: Omission[];
+  /** What of QEMU's part fits no other list; present when the run had one. */
+  qemu?: QemuPart;
 }
 
 const count = v.pipe(v.number(), v.integer(), v.minValue(0));
@@ -326,7 +334,7 @@ export const environmentSchema: v.GenericSchema<unknown, Environment> = v.object
 /** Checks a parsed `results.json`. */
 export const resultsSchema: v.GenericSchema<unknown, Results> = v.object({
   schema: v.literal('cowlab-bench-results'),
-  version: v.pipe(count, v.value(RESULTS_VERSION)),
+  version: v.picklist(READABLE_VERSIONS),
   environment: environmentSchema,
   seed: count,
   profile: v.record(v.string(), v.unknown()),
@@ -339,8 +347,8 @@ export const resultsSchema: v.GenericSchema<unknown, Results> = v.object({
       value: amount,
       measured: text,
       verdict,
-      claim: verdict,
-      agreement: v.picklist(['agrees', 'better', 'worse']),
+      claim: v.exactOptional(verdict),
+      agreement: v.exactOptional(v.picklist(['agrees', 'better', 'worse'])),
     }),
   ),
   bars: v.array(
@@ -362,7 +370,7 @@ export const resultsSchema: v.GenericSchema<unknown, Results> = v.object({
       ...requests,
       variant: v.picklist(['as is', 'without bookkeeping']),
       how: text,
-      residentRefcountBytes: count,
+      residentRefcountBytes: v.exactOptional(count),
     }),
   ),
   sessions: v.array(
@@ -388,6 +396,7 @@ export const resultsSchema: v.GenericSchema<unknown, Results> = v.object({
       samplesMs: v.array(amount),
       medianMs: amount,
       calls,
+      countedSamples: v.exactOptional(count),
     }),
   ),
   largeImages: v.array(
@@ -464,6 +473,7 @@ export const resultsSchema: v.GenericSchema<unknown, Results> = v.object({
     }),
   ),
   omissions: v.array(v.object({ scenario: text, format: text, reason: text })),
+  qemu: v.exactOptional(qemuPartSchema(calls)),
 });
 
 /** The results in a parsed JSON value; throws a TypeError that names the first field that is wrong. */

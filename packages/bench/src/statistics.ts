@@ -86,6 +86,8 @@ export interface Growth {
   readonly error: number;
   /** Different places it was measured at: three say little. */
   readonly points: number;
+  /** What the law says at a place. */
+  readonly at: (n: number) => number;
 }
 
 export type GrowthOrder = 'O(1)' | 'O(log n)' | 'O(n)' | 'O(n log n)' | 'O(n²)';
@@ -114,17 +116,17 @@ export function fitGrowth(samples: readonly { readonly n: number; readonly value
   const points = new Set(samples.map(({ n }) => n)).size;
   const fits = laws
     .slice(0, points < FEWEST_POINTS ? 1 : laws.length)
-    .map(({ order, shape }) => ({ order, points, error: deviation(samples, shape) }));
+    .map(({ order, shape }) => ({ order, points, ...fitted(samples, shape) }));
   return fits.reduce((best, next) =>
     best.error > CLOSE_ENOUGH && next.error < best.error * MUCH_CLOSER ? next : best,
   );
 }
 
-/** The least deviation of `a + b · shape(n)`, in proportion to the values. */
-function deviation(
+/** The `a + b · shape(n)` of the least deviation in proportion to the values, and that. */
+function fitted(
   samples: readonly { readonly n: number; readonly value: number }[],
   shape: (n: number) => number,
-): number {
+): Pick<Growth, 'error' | 'at'> {
   // Divided by its value, each equation asks for a/v + b·s/v = 1.
   const rows = samples.map(({ n, value }) => ({ one: 1 / value, law: shape(n) / value }));
   const sum = (of: (row: { one: number; law: number }) => number): number =>
@@ -144,5 +146,6 @@ function deviation(
     else if (a < 0) [a, b] = [0, b1 / bb];
   }
   const squares = sum(({ one, law }) => (a * one + b * law - 1) ** 2);
-  return Math.sqrt(squares / Math.max(1, rows.length));
+  const error = Math.sqrt(squares / Math.max(1, rows.length));
+  return { error, at: (n) => a + b * shape(n) };
 }

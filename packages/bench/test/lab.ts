@@ -38,6 +38,20 @@ export const tiny: Profile = {
   deviceOperations: 16,
   copyBytes: 1 * MIB,
   copyRounds: 2,
+  qemu: {
+    imageBytes: 4 * MIB,
+    snapshotCounts: [0, 1, 3],
+    overwriteRounds: 2,
+    readRounds: 2,
+    readBatch: 16,
+    cellBudgetMs: 1e9,
+    openRounds: 1,
+    openLimitMs: 60_000,
+    snapshotIterations: 1,
+    heldBytes: 256 * KIB,
+    snapshotBudgetMs: 1e9,
+    large: [{ imageBytes: 256 * MIB, iterations: 1 }],
+  },
 };
 
 /** A scratch folder for all tests of the file that calls this; the function makes paths in it. */

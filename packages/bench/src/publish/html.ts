@@ -1,8 +1,9 @@
 import { barCells } from '../figures.ts';
 import { noisyRows } from '../noise.ts';
-import { goalTitles, reasons } from '../rules.ts';
+import { contradicts, goalTitles, reasons } from '../rules.ts';
 import type { GoalName, GoalRow, Results } from '../schema.ts';
 import { percent, size } from '../wording.ts';
+import { trendCells, trendGroups, trendHead, trendNote, trendSummary } from '../targets/wording.ts';
 import { type Chart, chartsOf } from './charts.ts';
 import { script, style } from './style.ts';
 import { escapeText, legendOf, svgOf } from './svg.ts';
@@ -35,6 +36,7 @@ export function htmlReport(results: Results): string {
     contradictions(results),
     ...(Object.keys(goalTitles) as GoalName[]).map((goal) => goalSection(goal, results, charts)),
     chartSection(charts),
+    trendSection(results),
     barSection(results),
     noiseSection(results),
     omissionSection(results),
@@ -56,10 +58,11 @@ function titleOf({ formats }: Results): string {
 
 function heading(results: Results): string {
   const { environment: at, profile, seed, durationSeconds } = results;
+  const beside = results.qemu === undefined ? '' : ` QEMU ${results.qemu.version} beside.`;
   const run =
     `Profile ${String(profile.name)}, images of ${size(Number(profile.imageBytes))}, seed ${seed}, ` +
     `${Math.round(durationSeconds)} s on ${at.date.slice(0, 10)}. Node ${at.node}, ${at.platform} ${at.kernel}, ` +
-    `${at.cores} × ${at.cpu}, ${size(at.memoryBytes)} of memory, ${at.fileSystem}.`;
+    `${at.cores} × ${at.cpu}, ${size(at.memoryBytes)} of memory, ${at.fileSystem}.${beside}`;
   return (
     `<header><h1>${escapeText(titleOf(results))}</h1><p>In March 2011 C. Tang named six goals for snapshots inside a virtual disk, ` +
     `and said how three designs meet them. This run measured it. N is the number of snapshots that exist.</p>` +
@@ -72,11 +75,9 @@ function matrix({ goals, formats }: Results): string {
     const cells = formats.map((format) => {
       const row = goals.find((each) => each.goal === goal && each.format === format);
       if (row === undefined) return '<td>–</td>';
-      const said =
-        row.agreement === 'agrees' ? 'as the mail says' : `${row.agreement} than the mail’s “${row.claim}”`;
       return (
         `<td class="${row.verdict.replace(' ', '-')}"><a href="#${anchor(row)}"><strong>${row.verdict}</strong>` +
-        `<small>${said}</small></a></td>`
+        `<small>${saidOf(row)}</small></a></td>`
       );
     });
     return `<tr><th scope="row">${goal} ${escapeText(goalTitles[goal])}</th>${cells.join('')}</tr>`;
@@ -88,8 +89,13 @@ function matrix({ goals, formats }: Results): string {
   );
 }
 
+function saidOf({ agreement, claim }: GoalRow): string {
+  if (agreement === undefined) return 'the mail is silent';
+  return agreement === 'agrees' ? 'as the mail says' : `${agreement} than the mail’s “${claim}”`;
+}
+
 function contradictions({ goals }: Results): string {
-  const rows = goals.filter(({ agreement }) => agreement !== 'agrees');
+  const rows = goals.filter(contradicts);
   if (rows.length === 0) {
     return '<section><h2 id="contradictions">Claims of the mail that did not hold</h2><p>None.</p></section>';
   }
@@ -116,11 +122,23 @@ function goalSection(goal: GoalName, { goals }: Results, charts: readonly Chart[
     return (
       `<div class="evidence" id="${anchor(row)}"><h3>${goal}, ${escapeText(row.format)}: ` +
       `<span class="${row.verdict.replace(' ', '-')}">${row.verdict}</span></h3>` +
-      `<p>${escapeText(reasonFor(row))} The mail says ${row.claim}.</p><ul>${facts.join('')}</ul></div>`
+      `<p>${escapeText(reasonFor(row))} ${row.claim === undefined ? 'The mail is silent.' : `The mail says ${row.claim}.`}</p><ul>${facts.join('')}</ul></div>`
     );
   });
   const also = links.length === 0 ? '' : `<p class="about">Charts: ${links.join(', ')}.</p>`;
   return `<section><h2 id="${goal}">${goal}: ${escapeText(goalTitles[goal])}</h2><div class="goal">${evidence.join('')}</div>${also}</section>`;
+}
+
+function trendSection({ qemu }: Results): string {
+  if (qemu === undefined) return '';
+  const tables = trendGroups(qemu.trends).map(({ title, rows }) => {
+    const table = { head: [title, ...trendHead.slice(1)], rows: rows.map(trendCells) };
+    return `<h3>${escapeText(title)}</h3><div class="wide">${htmlTable(table)}</div>`;
+  });
+  return (
+    `<section><h2 id="trends">Our drivers against the original</h2><p>${escapeText(trendSummary(qemu.trends))}. ${escapeText(trendNote)}</p>` +
+    `${tables.join('')}</section>`
+  );
 }
 
 function chartSection(charts: readonly Chart[]): string {

@@ -1,5 +1,6 @@
-import { goalTitles, reasons } from '../rules.ts';
+import { contradicts, goalTitles, reasons } from '../rules.ts';
 import type { GoalName, Results } from '../schema.ts';
+import { trendCells, trendGroups, trendHead, trendNote, trendSummary } from '../targets/wording.ts';
 import { size } from '../wording.ts';
 import { chartsOf } from './charts.ts';
 import { type Table, tableOf } from './tables.ts';
@@ -16,12 +17,12 @@ export function markdownReport(results: Results): string {
       ...formats.map((format) => {
         const row = goals.find((each) => each.goal === goal && each.format === format);
         if (row === undefined) return '–';
-        return row.agreement === 'agrees' ? row.verdict : `${row.verdict} (mail: ${row.claim})`;
+        return contradicts(row) ? `${row.verdict} (mail: ${row.claim})` : row.verdict;
       }),
     ]),
   };
   const contradicted = goals
-    .filter(({ agreement }) => agreement !== 'agrees')
+    .filter(contradicts)
     .map(
       ({ goal, format, claim, verdict, measured }) =>
         `- ${goal}, ${format}: claimed ${claim}, measured ${verdict}. ${reasons[format]?.[goal] ?? ''} ${measured}.`,
@@ -30,13 +31,14 @@ export function markdownReport(results: Results): string {
     `# Snapshot strategies: ${formats.join(', ')}`,
     '',
     `Profile ${String(profile.name)}, images of ${size(Number(profile.imageBytes))}, seed ${seed}, ${Math.round(durationSeconds)} s. ` +
-      `Node ${at.node}, ${at.platform} ${at.kernel}, ${at.cores} × ${at.cpu}, ${at.fileSystem}, ${at.date.slice(0, 10)}.`,
+      `Node ${at.node}, ${at.platform} ${at.kernel}, ${at.cores} × ${at.cpu}, ${at.fileSystem}, ${at.date.slice(0, 10)}.${results.qemu === undefined ? '' : ` QEMU ${results.qemu.version} beside.`}`,
     '',
     ...markdownTable(matrix),
     '',
     '## Claims of the mail that did not hold',
     '',
     ...(contradicted.length === 0 ? ['None.'] : contradicted),
+    ...trendLines(results),
     ...chartsOf(results).flatMap((chart) => [
       '',
       `## ${chart.title}`,
@@ -47,6 +49,20 @@ export function markdownReport(results: Results): string {
     ]),
     '',
   ].join('\n');
+}
+
+function trendLines({ qemu }: Results): string[] {
+  if (qemu === undefined) return [];
+  return [
+    '',
+    `## Our drivers against the original, QEMU ${qemu.version}`,
+    '',
+    `${trendSummary(qemu.trends)}. ${trendNote}`,
+    ...trendGroups(qemu.trends).flatMap(({ title, rows }) => [
+      '',
+      ...markdownTable({ head: [title, ...trendHead.slice(1)], rows: rows.map(trendCells) }),
+    ]),
+  ];
 }
 
 function markdownTable({ head, rows }: Table): string[] {

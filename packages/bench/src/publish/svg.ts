@@ -1,5 +1,6 @@
 import { scaleBand, scaleLinear, scaleLog, scaleSymlog } from 'd3-scale';
 import { line } from 'd3-shape';
+import { counterpartOf } from '../rules.ts';
 import type { Axis, BarChart, Chart, LineChart, Point, Series } from './charts.ts';
 
 /*
@@ -123,13 +124,38 @@ function lineChart({ x, y, series }: LineChart): string {
         `<text class="tick" x="${place(across(value))}" y="${PLOT.bottom + 18}" text-anchor="middle">${escapeText(x.show(value))}</text>`,
     )
     .join('');
-  const drawn = series.map((each, index) => seriesMarks(each, index, { x, y }, across, up)).join('');
+  const looks = looksOf(series.map(({ format }) => format));
+  const drawn = series.map((each, index) => seriesMarks(each, looks[index]!, { x, y }, across, up)).join('');
   return horizontalGrid(y, up, ys) + ticks + axisLabel(x.label) + drawn;
+}
+
+/** How a series is drawn: a colour with its shape and dash, filled or hollow. */
+interface Look {
+  readonly index: number;
+  readonly hollow: boolean;
+}
+
+/** Ours by their order; an original as ours of it, hollow. One that is nobody's has a look of its own. */
+function looksOf(formats: readonly string[]): Look[] {
+  let own = 0;
+  const looks = new Map<string, number>();
+  for (const format of formats) {
+    const counterpart = looks.get(counterpartOf(format) ?? '');
+    looks.set(format, counterpart ?? own++);
+  }
+  return formats.map((format) => ({
+    index: looks.get(format)!,
+    hollow: counterpartOf(format) !== undefined,
+  }));
+}
+
+function classesOf({ index, hollow }: Look): string {
+  return `series s${index}${hollow ? ' original' : ''}`;
 }
 
 function seriesMarks(
   { format, points }: Series,
-  index: number,
+  look: Look,
   axes: { readonly x: Axis; readonly y: Axis },
   across: Scale,
   up: Scale,
@@ -148,10 +174,10 @@ function seriesMarks(
     return (
       interval +
       `<g class="mark" tabindex="0" role="img" aria-label="${escapeText(words)}"><title>${escapeText(words)}</title>` +
-      `${shapeOf(index, cx, cy)}</g>`
+      `${shapeOf(look.index, cx, cy)}</g>`
     );
   });
-  return `<g class="series s${index}"><path class="line" d="${path}"/>${marks.join('')}</g>`;
+  return `<g class="${classesOf(look)}"><path class="line" d="${path}"/>${marks.join('')}</g>`;
 }
 
 /** A shape for each place in the legend: disc, square, triangle, diamond, and from the start again. */
@@ -226,9 +252,10 @@ function barChart({ y, bars }: BarChart): string {
 /** What belongs to which format, or which part of a bar. */
 export function legendOf(chart: Chart): string {
   if (chart.kind === 'lines') {
+    const looks = looksOf(chart.series.map(({ format }) => format));
     const keys = chart.series.map(
       ({ format }, index) =>
-        `<span class="key"><svg viewBox="0 0 16 16" aria-hidden="true"><g class="series s${index}">${shapeOf(index, 8, 8)}</g></svg>${escapeText(format)}</span>`,
+        `<span class="key"><svg viewBox="0 0 16 16" aria-hidden="true"><g class="${classesOf(looks[index]!)}">${shapeOf(looks[index]!.index, 8, 8)}</g></svg>${escapeText(format)}</span>`,
     );
     return `<p class="legend">${keys.join(' ')}</p>`;
   }

@@ -10,6 +10,7 @@ interface BenchVerbOptions {
   readonly out?: string;
   readonly seed?: number;
   readonly baseline?: string;
+  readonly withQemu?: boolean;
 }
 
 export function addBench(program: Command, session: Session): void {
@@ -31,6 +32,7 @@ export function addBench(program: Command, session: Session): void {
     .option('--driver <module...>', 'drivers of your own: modules that export one as their default')
     .option('--out <dir>', 'folder for results.json; a new temporary one without')
     .option('--seed <number>', 'decides every offset and every byte', (text) => parseWhole(text, '--seed'))
+    .option('--with-qemu', 'QEMU’s own QCOW2 and VMDK beside: needs qemu-img, qemu-io and strace')
     .option('--baseline <file>', 'an earlier results.json to compare with')
     .action(async ({ formats, driver, ...options }: BenchVerbOptions) => {
       session.status = await benchMain({
