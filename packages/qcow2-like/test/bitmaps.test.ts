@@ -2,25 +2,14 @@
 // are not to be trusted.
 
 import { type ChildProcess, spawn } from 'node:child_process';
-import { copyFile, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { copyFile, readFile, writeFile } from 'node:fs/promises';
 import { setTimeout as delay } from 'node:timers/promises';
 import { TraceFolder } from '@cowlab/conformance';
-import { type Disk, MemoryFolder, openDisk, readU64BE, viewOf } from '@cowlab/core';
-import { qcow2 } from '@cowlab/qcow2-like';
-import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { MemoryFolder, readU64BE, viewOf } from '@cowlab/core';
+import { describe, expect, it } from 'vitest';
 import { bufferOf, bytesIn, bytesOf, KIB, MIB, open, put, Qemu, qemuIsMissing } from './lab.ts';
 
-let qemu: Qemu;
-
-beforeEach(async () => {
-  qemu = new Qemu(await mkdtemp(join(tmpdir(), 'cowlab-qcow2-')));
-});
-afterEach(() => rm(qemu.folder, { recursive: true, force: true }));
-
-const openFile = (file = 'disk.qcow2', readOnly = false): Promise<Disk> =>
-  openDisk(qemu.path(file), { drivers: [qcow2], format: 'qcow2', readOnly });
+const qemu = Qemu.forEachTest();
 
 interface Run {
   readonly offset: number;
@@ -105,7 +94,7 @@ describe.skipIf(qemuIsMissing)('bitmaps', () => {
       [9 * MIB + 512, 512],
       [39 * MIB + 999 * KIB, 25 * KIB],
     ] as const;
-    const disk = await openFile();
+    const disk = await qemu.open();
     for (const [offset, length] of ranges) await disk.write(offset, bufferOf(length, 7));
     await disk.write(5 * MIB + 4 * KIB, bufferOf(4 * KIB, 8));
     await disk.flush();
@@ -124,7 +113,7 @@ describe.skipIf(qemuIsMissing)('bitmaps', () => {
     expect(await flagsOf()).toEqual([['auto'], ['auto'], []]);
     expect(await every('disk.qcow2')).toEqual(await every('twin.qcow2'));
     await qemu.assertSees('disk.qcow2', bytes);
-    const again = await openFile('disk.qcow2', true);
+    const again = await qemu.open('disk.qcow2', { readOnly: true });
     expect(await again.check()).toMatchObject({ corruptions: 0, leaks: 0 });
     await again.close();
   });
@@ -132,7 +121,7 @@ describe.skipIf(qemuIsMissing)('bitmaps', () => {
   it('are not touched by an open that only reads', async () => {
     await create();
     const before = await readFile(qemu.path('disk.qcow2'));
-    const disk = await openFile();
+    const disk = await qemu.open();
     await bytesOf(disk);
     await disk.flush();
     await disk.close();
@@ -141,7 +130,7 @@ describe.skipIf(qemuIsMissing)('bitmaps', () => {
 
   it('are merged by QEMU with what it has itself', async () => {
     await create();
-    const disk = await openFile();
+    const disk = await qemu.open();
     await disk.write(35 * MIB, bufferOf(10, 1));
     await disk.close();
     await qemu.img('bitmap', '--add', '--disable', 'disk.qcow2', 'all');
@@ -179,7 +168,7 @@ describe.skipIf(qemuIsMissing)('bitmaps', () => {
     expect(await flagsOf()).toEqual([['auto', 'in-use'], ['auto', 'in-use'], []]);
     await expect(dirty('disk.qcow2', 'b0')).rejects.toThrow(/inconsistent/);
     await qemu.img('check', 'disk.qcow2');
-    const again = await openFile();
+    const again = await qemu.open();
     await again.write(2 * MIB, bufferOf(100, 1));
     expect(await again.info()).toMatchObject({
       details: {
@@ -203,7 +192,7 @@ describe.skipIf(qemuIsMissing)('bitmaps', () => {
     await create('cluster_size=512');
     await qemu.io('disk.qcow2', 'write -P 3 39M 1M');
     await copyFile(qemu.path('disk.qcow2'), qemu.path('twin.qcow2'));
-    const disk = await openFile();
+    const disk = await qemu.open();
     for (const size of sizes) {
       const bytes = Number(size.slice(0, -1)) * (size.endsWith('G') ? 1024 * MIB : MIB);
       await disk.resize(bytes);
@@ -213,7 +202,7 @@ describe.skipIf(qemuIsMissing)('bitmaps', () => {
     expect(await flagsOf()).toEqual([['auto'], ['auto'], []]);
     expect(await every('disk.qcow2')).toEqual(await every('twin.qcow2'));
     await qemu.img('check', 'disk.qcow2');
-    const again = await openFile();
+    const again = await qemu.open();
     await again.write(0, bufferOf(512, 1));
     expect(await again.check()).toMatchObject({ corruptions: 0, leaks: 0 });
     await again.close();
@@ -222,7 +211,7 @@ describe.skipIf(qemuIsMissing)('bitmaps', () => {
 
   it('stay with the disk when snapshots are taken and deleted; applying one is refused, as by QEMU', async () => {
     await create();
-    const disk = await openFile();
+    const disk = await qemu.open();
     await disk.snapshots.create('one');
     await disk.write(7 * MIB, bufferOf(100, 1));
     await disk.snapshots.create('two');
@@ -246,7 +235,7 @@ describe.skipIf(qemuIsMissing)('bitmaps', () => {
     bytes.writeBigUInt64BE(1n, table);
     bytes.writeUInt16BE(0, Number(bytes.readBigUInt64BE(Number(bytes.readBigUInt64BE(48)))) + cluster * 2);
     await writeFile(qemu.path('disk.qcow2'), bytes);
-    const disk = await openFile();
+    const disk = await qemu.open();
     await disk.write(0, bufferOf(100, 1));
     await disk.close();
     expect(await dirty('disk.qcow2', 'b0')).toEqual([{ offset: 0, length: 40 * MIB }]);
@@ -256,7 +245,7 @@ describe.skipIf(qemuIsMissing)('bitmaps', () => {
 
   it('cost memory only for what is written', async () => {
     await create();
-    const disk = await openFile();
+    const disk = await qemu.open();
     await disk.write(0, bufferOf(10, 1));
     const before = disk.stats().residentMetadataBytes;
     await disk.write(0, bufferOf(10, 1));
@@ -273,7 +262,7 @@ describe.skipIf(qemuIsMissing)('bitmaps', () => {
     const l2 = Number(bytes.readBigUInt64BE(Number(bytes.readBigUInt64BE(40))) & 0x00ff_ffff_ffff_fe00n);
     bytes.writeBigUInt64BE((1n << 63n) | BigInt(directory), l2 + 8 * 16);
     await writeFile(qemu.path('disk.qcow2'), bytes);
-    const disk = await openFile();
+    const disk = await qemu.open();
     const writing = async (): Promise<void> => disk.write(MIB, bufferOf(100, 1));
     await expect(writing()).rejects.toMatchObject({
       code: 'ERR_CORRUPT',
@@ -289,7 +278,7 @@ describe.skipIf(qemuIsMissing)('bitmaps', () => {
     const bytes = await readFile(qemu.path('disk.qcow2'));
     bytes.writeUInt8(0, 95);
     await writeFile(qemu.path('disk.qcow2'), bytes);
-    const disk = await openFile();
+    const disk = await qemu.open();
     await disk.write(0, bufferOf(10, 1));
     expect((await disk.check({ repair: 'leaks' })).repaired).toBeGreaterThan(0);
     await disk.close();
@@ -399,9 +388,9 @@ describe.skipIf(qemuIsMissing)('malformed bitmaps', () => {
     const bytes = await readFile(qemu.path('disk.qcow2'));
     damage(bytes);
     await writeFile(qemu.path('disk.qcow2'), bytes);
-    await expect(openFile()).rejects.toMatchObject({ code, data: { field } });
+    await expect(qemu.open()).rejects.toMatchObject({ code, data: { field } });
     expect((await readFile(qemu.path('disk.qcow2'))).equals(bytes)).toBe(true);
-    const disk = await openFile('disk.qcow2', true);
+    const disk = await qemu.open('disk.qcow2', { readOnly: true });
     expect((await bytesOf(disk))[MIB]).toBe(1);
     const { details } = await disk.info();
     expect(details['bitmaps'] ?? details['bitmap b0']).toMatch(/^malformed: |^granularity 65536, auto$/);

@@ -1,13 +1,11 @@
 // Compressed clusters: how they are packed, that QEMU reads ours and we read its, and what damaged ones do.
 
 import { randomBytes } from 'node:crypto';
-import { mkdtemp, rm, stat, writeFile } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { stat, writeFile } from 'node:fs/promises';
 import { deflateRawSync } from 'node:zlib';
-import { createDisk, type Disk, openDisk, type OptionValues } from '@cowlab/core';
+import { createDisk, type Disk, type OptionValues } from '@cowlab/core';
 import { qcow2 } from '@cowlab/qcow2-like';
-import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { describe, expect, it } from 'vitest';
 import {
   bufferOf,
   bytesIn,
@@ -162,14 +160,7 @@ describe('a compressed cluster', () => {
 });
 
 describe.skipIf(qemuIsMissing)('QEMU', () => {
-  let qemu: Qemu;
-  beforeEach(async () => {
-    qemu = new Qemu(await mkdtemp(join(tmpdir(), 'cowlab-qcow2-')));
-  });
-  afterEach(() => rm(qemu.folder, { recursive: true, force: true }));
-
-  const openFile = (readOnly = false): Promise<Disk> =>
-    openDisk(qemu.path('disk.qcow2'), { drivers: [qcow2], format: 'qcow2', readOnly });
+  const qemu = Qemu.forEachTest();
 
   const variants: OptionValues[] = [
     { compression_type: 'zlib', cluster_size: 512 },
@@ -186,12 +177,12 @@ describe.skipIf(qemuIsMissing)('QEMU', () => {
   ])('reads what we compress, before and after changes and snapshots, with %j', async (options) => {
     const bytes = sample(9 * MIB + 512);
     await createDisk(qemu.path('disk.qcow2'), { driver: qcow2, size: bytes.length, options });
-    const disk = await openFile();
+    const disk = await qemu.open();
     await writeCompressed(disk, bytes);
     await disk.flush();
     await disk.close();
     await qemu.assertSees('disk.qcow2', bytes);
-    const again = await openFile();
+    const again = await qemu.open();
     const snapshots = options.refcount_bits !== 1;
     if (snapshots) await again.snapshots.create('kept');
     await again.write(70_000, bufferOf(200_000, 9));
@@ -208,7 +199,7 @@ describe.skipIf(qemuIsMissing)('QEMU', () => {
     await writeFile(qemu.path('source.raw'), bytes);
     const option = `compression_type=${compression_type},cluster_size=${cluster_size}`;
     await qemu.img('convert', '-c', '-f', 'raw', '-O', 'qcow2', '-o', option, 'source.raw', 'disk.qcow2');
-    const disk = await openFile();
+    const disk = await qemu.open();
     expect((await bytesOf(disk)).equals(bytes)).toBe(true);
     expect(await disk.check()).toMatchObject({ corruptions: 0, leaks: 0 });
     expect((await disk.info()).details['compression type']).toBe(compression_type);
@@ -224,12 +215,12 @@ describe.skipIf(qemuIsMissing)('QEMU', () => {
     async (type) => {
       const options = { compression_type: type };
       await createDisk(qemu.path('disk.qcow2'), { driver: qcow2, size: 8 * MIB, options });
-      const disk = await openFile();
+      const disk = await qemu.open();
       await disk.writeCompressed(0, bufferOf(MIB, 1));
       await disk.close();
       await qemu.io('disk.qcow2', 'write -c -P 7 1M 64k', 'write -c -P 8 7M 64k', 'write -P 9 300k 10k');
       const theirs = await qemu.bytes('disk.qcow2');
-      const again = await openFile();
+      const again = await qemu.open();
       expect((await bytesOf(again)).equals(theirs)).toBe(true);
       await again.writeCompressed(2 * MIB, bufferOf(MIB, 2));
       const ours = await bytesOf(again);
@@ -243,7 +234,7 @@ describe.skipIf(qemuIsMissing)('QEMU', () => {
     await writeFile(qemu.path('source.raw'), bytes);
     await qemu.img('convert', '-c', '-f', 'raw', '-O', 'qcow2', 'source.raw', 'theirs.qcow2');
     await createDisk(qemu.path('disk.qcow2'), { driver: qcow2, size: bytes.length });
-    const disk = await openFile();
+    const disk = await qemu.open();
     await writeCompressed(disk, bytes);
     await disk.close();
     const [ours, theirs] = [await stat(qemu.path('disk.qcow2')), await stat(qemu.path('theirs.qcow2'))];

@@ -1,11 +1,8 @@
 // Differences between states, told from L1 and L2 tables; and snapshots under new names, as QEMU sees them.
 
-import { mkdtemp, rm, writeFile } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
-import { CountingFolder, type DiffExtent, type Disk, openDisk, totalCounts } from '@cowlab/core';
-import { qcow2 } from '@cowlab/qcow2-like';
-import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { writeFile } from 'node:fs/promises';
+import { CountingFolder, type DiffExtent, type Disk, totalCounts } from '@cowlab/core';
+import { describe, expect, it } from 'vitest';
 import {
   bufferOf,
   bytesIn,
@@ -124,13 +121,7 @@ it.each(['1.1', '0.10'])(
 );
 
 describe.skipIf(qemuIsMissing)('with QEMU', () => {
-  let qemu: Qemu;
-  beforeEach(async () => {
-    qemu = new Qemu(await mkdtemp(join(tmpdir(), 'cowlab-qcow2-diff-')));
-  });
-  afterEach(() => rm(qemu.folder, { recursive: true, force: true }));
-  const openFile = (file: string): Promise<Disk> =>
-    openDisk(qemu.path(file), { drivers: [qcow2], format: 'qcow2' });
+  const qemu = Qemu.forEachTest();
 
   it('what it has written between its own snapshots is told, compressed clusters too', async () => {
     await writeFile(qemu.path('source.raw'), Buffer.concat([bufferOf(4 * MIB, 1), Buffer.alloc(4 * MIB)]));
@@ -139,7 +130,7 @@ describe.skipIf(qemuIsMissing)('with QEMU', () => {
     await qemu.io('disk.qcow2', 'write -P 1 1M 64k', 'write -z 2M 128k', 'write -c -P 5 6M 64k');
     await qemu.img('snapshot', '-c', 'two', 'disk.qcow2');
     await qemu.io('disk.qcow2', 'discard 0 64k');
-    const disk = await openFile('disk.qcow2');
+    const disk = await qemu.open();
     expect(await collect(disk, 'one', 'two')).toEqual([
       cluster(MIB),
       { offset: 2 * MIB, length: 128 * KIB },
@@ -155,7 +146,7 @@ describe.skipIf(qemuIsMissing)('with QEMU', () => {
     await qemu.img('snapshot', '-c', 'theirs', 'disk.qcow2');
     const theirs = await qemu.bytes('disk.qcow2', '-l', 'theirs');
     await qemu.io('disk.qcow2', 'write -P 2 1M 2M');
-    const disk = await openFile('disk.qcow2');
+    const disk = await qemu.open();
     await disk.snapshots.rename('theirs', 'ours now');
     const present = await bytesOf(disk);
     await disk.close();

@@ -1,8 +1,6 @@
 // Extended L2 entries: what a subcluster answers, what a write copies, and what cannot be; QEMU goes on where we stopped.
 
-import { mkdtemp, rm, writeFile } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { writeFile } from 'node:fs/promises';
 import {
   CountingFolder,
   createDisk,
@@ -14,7 +12,7 @@ import {
   type StorageFolder,
 } from '@cowlab/core';
 import { qcow2 } from '@cowlab/qcow2-like';
-import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { describe, expect, it } from 'vitest';
 import { bufferOf, bytesIn, bytesOf, KIB, MIB, open, placesIn, put, Qemu, qemuIsMissing } from './lab.ts';
 
 const CLUSTER = 128 * KIB;
@@ -278,12 +276,7 @@ describe('diff', () => {
 });
 
 describe.skipIf(qemuIsMissing)('with QEMU', () => {
-  let qemu: Qemu;
-  beforeEach(async () => {
-    qemu = new Qemu(await mkdtemp(join(tmpdir(), 'cowlab-qcow2-extended-')));
-  });
-  afterEach(() => rm(qemu.folder, { recursive: true, force: true }));
-  const openFile = (): Promise<Disk> => openDisk(qemu.path('disk.qcow2'), { drivers, format: 'qcow2' });
+  const qemu = Qemu.forEachTest();
   const seed = Number(process.env['COWLAB_SEED'] ?? 1);
 
   it.each([16 * KIB, 64 * KIB, 128 * KIB, 2 * MIB])(
@@ -301,7 +294,7 @@ describe.skipIf(qemuIsMissing)('with QEMU', () => {
         const theirs = await qemu.bytes('disk.qcow2');
         await qemu.img('snapshot', '-c', `q${round}`, 'disk.qcow2');
         kept.set(`q${round}`, Buffer.from(theirs));
-        const disk = await openFile();
+        const disk = await qemu.open('disk.qcow2', { drivers });
         expect((await bytesOf(disk)).equals(theirs)).toBe(true);
         for (let step = 0; step < 12; step += 1) await ourCommand(random, disk, theirs);
         await disk.snapshots.create(`c${round}`);
@@ -329,7 +322,7 @@ describe.skipIf(qemuIsMissing)('with QEMU', () => {
     await writeFile(qemu.path('source.raw'), contents);
     const option = `extended_l2=on,cluster_size=${CLUSTER}`;
     await qemu.img('convert', '-c', '-f', 'raw', '-O', 'qcow2', '-o', option, 'source.raw', 'disk.qcow2');
-    const disk = await openFile();
+    const disk = await qemu.open('disk.qcow2', { drivers });
     await disk.snapshots.create('compressed');
     await disk.writeZeroes(3 * SUB, 2 * SUB);
     contents.fill(0, 3 * SUB, 5 * SUB);
@@ -361,7 +354,7 @@ describe.skipIf(qemuIsMissing)('with QEMU', () => {
       'disk.qcow2',
       `${SIZE}`,
     );
-    const disk = await openFile();
+    const disk = await qemu.open('disk.qcow2', { drivers });
     const expected = Buffer.concat([base, Buffer.alloc(SIZE - base.length)]);
     expect((await bytesOf(disk)).equals(expected)).toBe(true);
     const { imageEndBytes } = await disk.check();
@@ -387,7 +380,7 @@ describe.skipIf(qemuIsMissing)('with QEMU', () => {
       });
       const expected = Buffer.concat([base, Buffer.alloc(SIZE - base.length)]);
       await qemu.assertSees('disk.qcow2', expected);
-      const disk = await openFile();
+      const disk = await qemu.open('disk.qcow2', { drivers });
       const { imageEndBytes, allocatedBytes } = await disk.check();
       expect(allocatedBytes).toBe(SIZE);
       await disk.write(3 * CLUSTER + 100, bufferOf(5000, 1));
@@ -400,7 +393,7 @@ describe.skipIf(qemuIsMissing)('with QEMU', () => {
 
   it('a disk is made larger and smaller, and no byte that was out of sight comes back', async () => {
     await createDisk(qemu.path('disk.qcow2'), { driver: qcow2, size: 2 * CLUSTER, options: extended });
-    const disk = await openFile();
+    const disk = await qemu.open('disk.qcow2', { drivers });
     await disk.write(0, bufferOf(2 * CLUSTER, 1));
     await disk.snapshots.create('large');
     for (const size of [

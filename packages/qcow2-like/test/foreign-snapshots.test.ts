@@ -1,12 +1,9 @@
 // Snapshots of others, with the state of a machine and with more in their entries than we know: whatever happens beside
 // them, they stay; and applying one brings all of it back, as the format has it.
 
-import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
-import { type Disk, openDisk, readU64BE, viewOf } from '@cowlab/core';
-import { qcow2 } from '@cowlab/qcow2-like';
-import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { readFile, writeFile } from 'node:fs/promises';
+import { readU64BE, viewOf } from '@cowlab/core';
+import { describe, expect, it } from 'vitest';
 import { bufferOf, bytesOf, KIB, MIB, Qemu, qemuIsMissing } from './lab.ts';
 
 /** A table of clusters of 512 bytes speaks for 32 KiB, so that a small disk has many. */
@@ -15,14 +12,7 @@ const SPAN = 32 * KIB;
 const SIZE = 2 * MIB;
 const STATE_BYTES = 256 * KIB;
 
-let qemu: Qemu;
-
-beforeEach(async () => {
-  qemu = new Qemu(await mkdtemp(join(tmpdir(), 'cowlab-qcow2-')));
-});
-afterEach(() => rm(qemu.folder, { recursive: true, force: true }));
-
-const openFile = (): Promise<Disk> => openDisk(qemu.path('disk.qcow2'), { drivers: [qcow2] });
+const qemu = Qemu.forEachTest();
 
 /** One entry of the snapshot table as it is in the file. */
 interface Entry {
@@ -119,13 +109,13 @@ describe.skipIf(qemuIsMissing)('a snapshot with the state of a machine', () => {
       await qemu.img('check', 'disk.qcow2');
       expect(await qemu.img('snapshot', '-l', 'disk.qcow2')).toMatch(new RegExp(`${name} +256 KiB`));
     };
-    const disk = await openFile();
+    const disk = await qemu.open();
     await disk.snapshots.create('ours');
     await disk.write(10_000, bufferOf(100_000, 5));
     await disk.snapshots.rename('theirs', 'theirs still');
     await disk.close();
     await expectKept('theirs still');
-    const again = await openFile();
+    const again = await qemu.open();
     await again.snapshots.delete('ours');
     await again.snapshots.apply('theirs still');
     expect((await bytesOf(again)).equals(contents)).toBe(true);
@@ -133,14 +123,14 @@ describe.skipIf(qemuIsMissing)('a snapshot with the state of a machine', () => {
     await expectKept('theirs still');
     const applied = await readFile(qemu.path('disk.qcow2'));
     expect(stateIn(applied, readU64BE(viewOf(applied), 40)).equals(state)).toBe(true);
-    const last = await openFile();
+    const last = await qemu.open();
     await last.write(50_000, bufferOf(100_000, 6));
     await last.resize(4 * MIB);
     const grown = await bytesOf(last);
     expect(grown.subarray(SIZE).every((byte) => byte === 0)).toBe(true);
     await last.close();
     await expectKept('theirs still');
-    const deleting = await openFile();
+    const deleting = await qemu.open();
     await deleting.snapshots.delete('theirs still');
     expect(await deleting.check()).toMatchObject({ corruptions: 0, leaks: 0 });
     await deleting.close();

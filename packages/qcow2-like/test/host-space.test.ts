@@ -1,32 +1,23 @@
 // What an image takes of its file system: space that is set aside at create, and space that is given back.
 
-import { mkdtemp, rm, stat } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
-import { createDisk, type Disk, MemoryFolder, openDisk, type OptionValues } from '@cowlab/core';
+import { stat } from 'node:fs/promises';
+import { createDisk, type Disk, MemoryFolder, type OptionValues } from '@cowlab/core';
 import { qcow2 } from '@cowlab/qcow2-like';
-import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { describe, expect, it } from 'vitest';
 import { bufferOf, bytesOf, KIB, MIB, Qemu, qemuIsMissing } from './lab.ts';
 
 const SIZE = 16 * MIB;
 const file = 'disk.qcow2';
-let folder: string;
-let qemu: Qemu;
-
-beforeEach(async () => {
-  folder = await mkdtemp(join(tmpdir(), 'cowlab-space-'));
-  qemu = new Qemu(folder);
-});
-afterEach(() => rm(folder, { recursive: true, force: true }));
+const qemu = Qemu.forEachTest();
 
 async function make(options: OptionValues = {}): Promise<Disk> {
-  await createDisk(join(folder, file), { driver: qcow2, size: SIZE, options });
-  return openDisk(join(folder, file), { drivers: [qcow2] });
+  await createDisk(qemu.path(file), { driver: qcow2, size: SIZE, options });
+  return qemu.open();
 }
 
 /** Bytes that the file system has set aside for a file. */
 async function takenBytes(name = file): Promise<number> {
-  return (await stat(join(folder, name))).blocks * 512;
+  return (await stat(qemu.path(name))).blocks * 512;
 }
 
 describe('preallocation', () => {
@@ -40,7 +31,7 @@ describe('preallocation', () => {
     const taken = await takenBytes();
     expect(taken).toBeGreaterThanOrEqual(least);
     expect(taken).toBeLessThanOrEqual(most);
-    const { size } = await stat(join(folder, file));
+    const { size } = await stat(qemu.path(file));
     const mapped = preallocation === 'off' ? 0 : SIZE;
     expect(size).toBeGreaterThanOrEqual(mapped);
     expect(await disk.check()).toMatchObject({ corruptions: 0, leaks: 0, allocatedBytes: mapped });
@@ -175,8 +166,8 @@ describe('space comes back to the file system', () => {
   it.skipIf(qemuIsMissing)(
     'by a discard of compressed clusters, as soon as their host clusters are free',
     async () => {
-      await createDisk(join(folder, 'source.qcow2'), { driver: qcow2, size: SIZE });
-      const source = await openDisk(join(folder, 'source.qcow2'), { drivers: [qcow2] });
+      await createDisk(qemu.path('source.qcow2'), { driver: qcow2, size: SIZE });
+      const source = await qemu.open('source.qcow2');
       // Every other byte is noise, so that compression saves about a half.
       const half = Buffer.alloc(SIZE);
       for (let at = 0, noise = 1; at < SIZE; at += 2) {
@@ -186,7 +177,7 @@ describe('space comes back to the file system', () => {
       await source.write(0, half);
       await source.close();
       await qemu.img('convert', '-c', '-O', 'qcow2', 'source.qcow2', file);
-      const disk = await openDisk(join(folder, file), { drivers: [qcow2] });
+      const disk = await qemu.open();
       const before = await takenBytes();
       await disk.discard(0, SIZE);
       await disk.flush();

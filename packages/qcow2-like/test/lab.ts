@@ -1,5 +1,6 @@
 import { execFile, spawnSync } from 'node:child_process';
-import { readFile, writeFile } from 'node:fs/promises';
+import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import {
@@ -7,10 +8,12 @@ import {
   type Disk,
   MemoryFolder,
   openDisk,
+  type OpenDiskOptions,
   type OptionValues,
   type StorageFolder,
 } from '@cowlab/core';
 import { qcow2 } from '@cowlab/qcow2-like';
+import { afterEach, beforeEach } from 'vitest';
 
 const run = promisify(execFile);
 
@@ -71,16 +74,26 @@ export function placesIn(image: Buffer): {
   return { l1, l2: at(l1), refcountTable, refcountBlock: at(refcountTable) };
 }
 
-/** QEMU's tools in one folder of the file system. */
+/** QEMU's tools in one folder of the file system, and our driver beside them. */
 export class Qemu {
-  readonly folder: string;
+  folder = '';
 
-  constructor(folder: string) {
-    this.folder = folder;
+  /** In a new folder for each test, which goes with it. */
+  static forEachTest(): Qemu {
+    const qemu = new Qemu();
+    beforeEach(async () => {
+      qemu.folder = await mkdtemp(join(tmpdir(), 'cowlab-qcow2-'));
+    });
+    afterEach(() => rm(qemu.folder, { recursive: true, force: true }));
+    return qemu;
   }
 
   path(name: string): string {
     return join(this.folder, name);
+  }
+
+  open(file = 'disk.qcow2', options: OpenDiskOptions = {}): Promise<Disk> {
+    return openDisk(this.path(file), { drivers: [qcow2], format: 'qcow2', ...options });
   }
 
   async img(...args: string[]): Promise<string> {

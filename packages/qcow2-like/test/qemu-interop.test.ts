@@ -1,26 +1,16 @@
 // QEMU as the judge: what we write it reads, what it writes we read, and both go on where the other stopped.
 
-import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
-import { createDisk, type Disk, openDisk, type OptionValues, prefetch } from '@cowlab/core';
+import { readFile, rm, writeFile } from 'node:fs/promises';
+import { createDisk, type OptionValues, prefetch } from '@cowlab/core';
 import { qcow2 } from '@cowlab/qcow2-like';
-import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { describe, expect, it } from 'vitest';
 import { bufferOf, bytesOf, KIB, MIB, Qemu, qemuIsMissing } from './lab.ts';
 
 const SIZE = 40 * MIB;
-let qemu: Qemu;
-
-beforeEach(async () => {
-  qemu = new Qemu(await mkdtemp(join(tmpdir(), 'cowlab-qcow2-')));
-});
-afterEach(() => rm(qemu.folder, { recursive: true, force: true }));
-
-const openFile = (file: string, readOnly = false): Promise<Disk> =>
-  openDisk(qemu.path(file), { drivers: [qcow2], format: 'qcow2', readOnly });
+const qemu = Qemu.forEachTest();
 
 async function readWhole(file: string): Promise<Buffer> {
-  const disk = await openFile(file, true);
+  const disk = await qemu.open(file, { readOnly: true });
   const bytes = await bytesOf(disk);
   expect(await disk.check()).toMatchObject({ corruptions: 0, leaks: 0 });
   await disk.close();
@@ -50,7 +40,7 @@ describe.skipIf(qemuIsMissing)('QEMU reads what we write', () => {
     { extended_l2: true, preallocation: 'metadata' },
   ])('a disk and its snapshots, with %j', async (options) => {
     await createDisk(qemu.path('disk.qcow2'), { driver: qcow2, size: SIZE, options });
-    const disk = await openFile('disk.qcow2');
+    const disk = await qemu.open();
     await disk.write(1000, bufferOf(200 * KIB, 1));
     await disk.write(SIZE - 700, bufferOf(700, 2));
     await disk.snapshots.create('first');
@@ -119,7 +109,7 @@ describe.skipIf(qemuIsMissing)('QEMU reads what we write', () => {
       driver: qcow2,
       backing: { file: 'base.qcow2', format: 'qcow2' },
     });
-    const disk = await openFile('disk.qcow2');
+    const disk = await qemu.open();
     await disk.write(100, bufferOf(5000, 5));
     await disk.writeZeroes(20 * MIB, 64 * KIB);
     await disk.discard(512 * KIB, 64 * KIB);
@@ -132,7 +122,7 @@ describe.skipIf(qemuIsMissing)('QEMU reads what we write', () => {
 
   it('a disk that we made larger, and one that we made smaller', async () => {
     await createDisk(qemu.path('disk.qcow2'), { driver: qcow2, size: MIB, options: { cluster_size: 512 } });
-    const disk = await openFile('disk.qcow2');
+    const disk = await qemu.open();
     await disk.write(0, bufferOf(MIB, 1));
     await disk.snapshots.create('small');
     await disk.resize(64 * MIB);
@@ -140,7 +130,7 @@ describe.skipIf(qemuIsMissing)('QEMU reads what we write', () => {
     const grown = await bytesOf(disk);
     await disk.close();
     await qemu.assertSees('disk.qcow2', grown);
-    const again = await openFile('disk.qcow2');
+    const again = await qemu.open();
     await again.resize(512 * KIB);
     const shrunk = await bytesOf(again);
     const small = await again.snapshots.open('small');
@@ -172,7 +162,7 @@ describe.skipIf(qemuIsMissing)('we read what QEMU writes', () => {
     );
     const theirs = await qemu.bytes('disk.qcow2');
     expect((await readWhole('disk.qcow2')).equals(theirs)).toBe(true);
-    const disk = await openFile('disk.qcow2');
+    const disk = await qemu.open();
     await disk.write(2 * MIB + 77, bufferOf(300 * KIB, 8));
     const ours = await bytesOf(disk);
     await disk.close();
@@ -187,7 +177,7 @@ describe.skipIf(qemuIsMissing)('we read what QEMU writes', () => {
       await qemu.img('create', ...overlay);
       await qemu.io('disk.qcow2', 'write -P 17 1M 64k', 'write -z 2M 64k');
       const theirs = await qemu.bytes('disk.qcow2');
-      const disk = await openFile('disk.qcow2');
+      const disk = await qemu.open();
       await prefetch(disk, { throttleMaxMs: 0 });
       await disk.releaseBacking();
       await disk.close();
@@ -206,7 +196,7 @@ describe.skipIf(qemuIsMissing)('we read what QEMU writes', () => {
       await qemu.img('snapshot', '-c', 'theirs', 'disk.qcow2');
       await qemu.io('disk.qcow2', 'write -P 2 1M 2M');
       const theirs = await qemu.bytes('disk.qcow2', '-l', 'theirs');
-      const disk = await openFile('disk.qcow2');
+      const disk = await qemu.open();
       expect((await disk.snapshots.list()).map(({ name }) => name)).toEqual(['theirs']);
       await disk.snapshots.create('ours');
       await disk.write(1_500_000, bufferOf(MIB, 3));
@@ -215,7 +205,7 @@ describe.skipIf(qemuIsMissing)('we read what QEMU writes', () => {
       await disk.close();
       await qemu.img('snapshot', '-d', 'ours', 'disk.qcow2');
       await qemu.img('check', 'disk.qcow2');
-      const again = await openFile('disk.qcow2');
+      const again = await qemu.open();
       await again.snapshots.create('last');
       await again.snapshots.apply('theirs');
       await again.snapshots.delete('theirs');
@@ -233,7 +223,7 @@ describe.skipIf(qemuIsMissing)('we read what QEMU writes', () => {
       await writeFile(qemu.path('source.raw'), padded);
       await qemu.img('convert', '-c', '-f', 'raw', '-O', 'qcow2', '-o', option, 'source.raw', 'disk.qcow2');
       expect((await readWhole('disk.qcow2')).equals(padded)).toBe(true);
-      const disk = await openFile('disk.qcow2');
+      const disk = await qemu.open();
       await disk.snapshots.create('compressed');
       await disk.write(70_000, bufferOf(200_000, 9));
       const ours = await bytesOf(disk);
