@@ -51,13 +51,14 @@ const ALLOCATION = 'base:allocation';
 const MAX_REPLY_BYTES = 64 * 1024;
 /** Nor in more replies. */
 const MAX_REPLIES = 1024;
-/** A server that is not waited for sends nothing. */
-const MAX_UNASKED_BYTES = 1024 * 1024;
 /** What everybody takes where the server says nothing of sizes. */
 const DEFAULT_MAX_BLOCK_BYTES = 32 * 1024 * 1024;
 const EXPORT_NAME_PADDING = 124;
 
-/** Bytes that arrive, for somebody who waits for a number of them. */
+/**
+ * Bytes that arrive, for somebody who waits for a number of them. The handshake always waits for some before the event
+ * loop brings more, so what is kept is no more than one arrival and one reply.
+ */
 class Inbox implements Receiver {
   readonly #file: string;
   #bytes: Buffer = Buffer.alloc(0);
@@ -85,19 +86,14 @@ class Inbox implements Receiver {
   }
 
   take(bytes: Uint8Array): void {
-    if (this.#failure !== undefined) return;
     this.#bytes = Buffer.concat([this.#bytes, bytes]);
-    const { length } = this.#bytes;
-    if (length > MAX_UNASKED_BYTES) {
-      this.#failure = protocolError(this.#file, 'handshake', `has ${length} bytes that nobody asked for`);
-    }
     this.#serve();
   }
 
   ended(error: Error | undefined): void {
     const why = error === undefined ? 'the server ended the connection' : error.message;
     const data = { file: this.#file, field: 'handshake' };
-    this.#failure ??= new CowlabError('ERR_CONNECTION_LOST', `${this.#file}: handshake: ${why}`, data, error);
+    this.#failure = new CowlabError('ERR_CONNECTION_LOST', `${this.#file}: handshake: ${why}`, data, error);
     this.#serve();
   }
 

@@ -66,7 +66,6 @@ export class Session implements ConnectionOwner {
   readonly #flushes: Map<Request, number> = new Map();
   /** Why the next flush rejects. */
   #uncertain: CowlabError | undefined;
-  #idle: (() => void)[] = [];
   readonly #abort = (): void => this.#die(this.#aborted());
   /** Connections that were lost and made again. */
   reconnects = 0;
@@ -91,11 +90,9 @@ export class Session implements ConnectionOwner {
     this.#pump();
   }
 
-  /** Waits for what runs, says goodbye, and ends the connection. */
+  /** Says goodbye, and ends the connection. Nothing is under way. */
   async close(): Promise<void> {
     this.#options.signal?.removeEventListener('abort', this.#abort);
-    if (this.#inFlight + this.#queue.length > 0)
-      await new Promise<void>((resolve) => this.#idle.push(resolve));
     const { file } = this.#options;
     this.#fatal ??= new CowlabError('ERR_CLOSED', `${file}: storage is closed`, { file });
     await this.#connection?.close();
@@ -109,7 +106,6 @@ export class Session implements ConnectionOwner {
     this.#flushes.delete(request);
     if (covered !== undefined && ok) this.#flushedChanges = Math.max(this.#flushedChanges, covered);
     this.#pump();
-    this.#wakeIdle();
   }
 
   lost(reason: CowlabError, unanswered: readonly Request[]): void {
@@ -134,7 +130,6 @@ export class Session implements ConnectionOwner {
     this.#queue = [...again, ...this.#queue];
     if (this.#fatal !== undefined) this.#rejectQueue(() => this.#fatal!);
     this.#pump();
-    this.#wakeIdle();
   }
 
   #adopt(wire: Wire, negotiated: Negotiated): Connection {
@@ -184,7 +179,6 @@ export class Session implements ConnectionOwner {
     void this.#tryAgain().finally(() => {
       this.#isConnecting = false;
       this.#pump();
-      this.#wakeIdle();
     });
   }
 
@@ -244,12 +238,6 @@ export class Session implements ConnectionOwner {
     this.#fatal ??= reason;
     if (this.#connection !== undefined) this.#connection.fail(this.#fatal);
     else this.#rejectQueue(() => this.#fatal!);
-    this.#wakeIdle();
-  }
-
-  #wakeIdle(): void {
-    if (this.#inFlight + this.#queue.length > 0) return;
-    for (const wake of this.#idle.splice(0)) wake();
   }
 
   #aborted(): CowlabError {

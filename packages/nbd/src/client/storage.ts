@@ -65,6 +65,9 @@ export class NbdStorage implements Storage {
   #known: readonly KnownRun[] = [];
   /** Goes up when a change begins, and when it ends. */
   #version = 0;
+  /** Calls under way, and who waits for their end. */
+  #running = 0;
+  #idle: () => void = () => undefined;
   #closing: Promise<void> | undefined;
 
   private constructor(session: Session, { name, readOnly, identity }: StorageSetup) {
@@ -103,8 +106,11 @@ export class NbdStorage implements Storage {
     return this.#size;
   }
 
-  async read(offset: number, target: Uint8Array): Promise<void> {
-    this.#assertOpen();
+  read(offset: number, target: Uint8Array): Promise<void> {
+    return this.#call(() => this.#read(offset, target));
+  }
+
+  async #read(offset: number, target: Uint8Array): Promise<void> {
     const inside = Math.max(0, Math.min(target.length, this.#size - offset));
     if (inside < target.length) target.fill(0, inside);
     if (inside === 0) return;
@@ -165,10 +171,11 @@ export class NbdStorage implements Storage {
     });
   }
 
-  async flush(): Promise<void> {
-    this.#assertOpen();
-    if (!this.#offers(TransmissionFlag.sendFlush)) return;
-    await this.#run({ command: Command.flush, flags: 0, offset: 0, length: 0 });
+  flush(): Promise<void> {
+    return this.#call(async () => {
+      if (!this.#offers(TransmissionFlag.sendFlush)) return;
+      await this.#run({ command: Command.flush, flags: 0, offset: 0, length: 0 });
+    });
   }
 
   /** A device keeps its size: shorter is as good as done, longer is `ERR_NO_SPACE`. */
@@ -176,8 +183,11 @@ export class NbdStorage implements Storage {
     this.#assertChange('truncate', 0, length);
   }
 
-  async status(offset: number, length: number): Promise<StorageStatus> {
-    this.#assertOpen();
+  status(offset: number, length: number): Promise<StorageStatus> {
+    return this.#call(() => this.#status(offset, length));
+  }
+
+  async #status(offset: number, length: number): Promise<StorageStatus> {
     if (offset >= this.#size) return { data: false, length };
     const inside = Math.min(length, this.#size - offset);
     const known = runAt(this.#known, offset);
@@ -201,11 +211,18 @@ export class NbdStorage implements Storage {
 
   /** Waits for what runs, then says goodbye to the server. */
   close(): Promise<void> {
-    if (this.#closing === undefined) {
-      changeLock(this.name, this.#identity, this, 'none');
-      this.#closing = this.#session.close();
-    }
+    this.#closing ??= this.#end();
     return this.#closing;
+  }
+
+  async #end(): Promise<void> {
+    changeLock(this.name, this.#identity, this, 'none');
+    if (this.#running > 0) {
+      await new Promise<void>((resolve) => {
+        this.#idle = resolve;
+      });
+    }
+    await this.#session.close();
   }
 
   #offers(flag: number): boolean {
@@ -225,13 +242,26 @@ export class NbdStorage implements Storage {
   /** Runs a change; where the server has blocks, alone on those that it touches. */
   async #change(offset: number, length: number, run: () => Promise<void>): Promise<void> {
     if (length === 0) return;
-    this.#forget();
-    const hold = await this.#hold(offset, offset + length);
-    try {
-      await run();
-    } finally {
+    await this.#call(async () => {
       this.#forget();
-      if (hold !== undefined) this.#blocks.release(hold);
+      const hold = await this.#hold(offset, offset + length);
+      try {
+        await run();
+      } finally {
+        this.#forget();
+        if (hold !== undefined) this.#blocks.release(hold);
+      }
+    });
+  }
+
+  /** Runs a call that a close has to wait for: it may consist of several requests, one after the other. */
+  async #call<T>(run: () => Promise<T>): Promise<T> {
+    this.#assertOpen();
+    this.#running++;
+    try {
+      return await run();
+    } finally {
+      if (--this.#running === 0) this.#idle();
     }
   }
 
