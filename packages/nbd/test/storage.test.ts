@@ -3,6 +3,7 @@ import type { Storage } from '@cowlab/core';
 import { afterEach, describe, expect, it } from 'vitest';
 import { openNbd } from '../src/index.ts';
 import { codeOf, hasServer, servers } from './servers.ts';
+import { memoryDisk, serve } from './serving.ts';
 
 /* The client before servers that we did not write, each in ways of its own. */
 
@@ -34,7 +35,19 @@ async function qemuNbd(...args: readonly string[]): Promise<string> {
   return (await lab.start('qemu-nbd', socket, usual)).uri;
 }
 
-const kinds: { kind: string; program: 'nbdkit' | 'qemu-nbd'; start: () => Promise<string> }[] = [
+interface Kind {
+  readonly kind: string;
+  /** Absent for a server of ours. */
+  readonly program?: 'nbdkit' | 'qemu-nbd';
+  readonly start: () => Promise<string>;
+}
+
+const kinds: readonly Kind[] = [
+  {
+    kind: 'ours',
+    start: async () =>
+      (await serve('', await memoryDisk(16 * MIB), { listen: { path: lab.path(`ours-${sockets++}`) } })).uri,
+  },
   { kind: 'nbdkit memory', program: 'nbdkit', start: () => nbdkit('memory', '16M') },
   { kind: 'nbdkit, simple replies', program: 'nbdkit', start: () => nbdkit('--no-sr', 'memory', '16M') },
   {
@@ -99,7 +112,7 @@ async function assertHolesAreZeros(storage: Storage, model: Uint8Array): Promise
 }
 
 describe.each(kinds)('an export of $kind', ({ program, start }) => {
-  const here = hasServer(program);
+  const here = program === undefined || hasServer(program);
 
   it.skipIf(!here)('holds what plain bytes would, with many calls at once', async () => {
     const storage = await open(await start());
