@@ -1,4 +1,5 @@
 import { median } from '../statistics.ts';
+import { markdownTable, plainTable, type TitledTable } from '../titled-table.ts';
 import { number, size } from '../wording.ts';
 import { sumOf } from './judge.ts';
 import type { CallCounts, CallRow, CommandRow, QemuResults, Ratio, SpeedRow } from './schema.ts';
@@ -7,12 +8,6 @@ import type { CallCounts, CallRow, CommandRow, QemuResults, Ratio, SpeedRow } fr
  * A run against QEMU as tables: for a terminal, and in Markdown for the README of a driver. Both have the same cells;
  * units stand in the heads of columns, so that only numbers change from run to run.
  */
-
-interface Table {
-  readonly title: string;
-  readonly head: readonly string[];
-  readonly rows: readonly (readonly string[])[];
-}
 
 function rounded(ratio: number): string {
   return ratio.toFixed(2);
@@ -73,7 +68,7 @@ function callCells(row: CallRow): string[] {
 
 const timeHead = ['ratio', 'low–high', 'bar', 'met'];
 
-function tablesOf({ speeds, commands, calls, profile }: QemuResults): Table[] {
+function tablesOf({ speeds, commands, calls, profile }: QemuResults): TitledTable[] {
   const every = String(profile.flushEvery);
   return [
     {
@@ -101,7 +96,9 @@ function tablesOf({ speeds, commands, calls, profile }: QemuResults): Table[] {
       ],
       rows: calls.map(callCells),
     },
-  ].filter(({ rows }) => rows.length > 0);
+  ]
+    .filter(({ rows }) => rows.length > 0)
+    .map((table) => ({ ...table, leftColumns: 4 }));
 }
 
 function origin({ profile, environment, qemu, settings }: QemuResults): string {
@@ -111,13 +108,6 @@ function origin({ profile, environment, qemu, settings }: QemuResults): string {
     `Profile \`${String(profile.name)}\`, ${date.slice(0, 10)}. QEMU ${qemu}, by ${ways}, writeback. ` +
     `Node ${node}, ${platform} ${kernel}, ${cores} × ${cpu}, ${fileSystem}.`
   );
-}
-
-function padded({ title, head, rows }: Table): string {
-  const widths = head.map((name, at) => Math.max(...[head, ...rows].map((row) => (row[at] ?? name).length)));
-  const line = (cells: readonly string[]): string =>
-    `  ${cells.map((cell, at) => (at < 4 ? cell.padEnd(widths[at] ?? 0) : cell.padStart(widths[at] ?? 0))).join('  ')}`;
-  return [`${title}:`, line(head), ...rows.map(line)].join('\n');
 }
 
 /** What a run has measured, for people at a terminal. */
@@ -133,7 +123,7 @@ export function qemuReport(results: QemuResults): string {
   return [
     origin(results),
     ...tried,
-    ...tablesOf(results).map((table) => `\n${padded(table)}`),
+    ...tablesOf(results).map((table) => `\n${plainTable(table)}`),
     ...(omissions.length > 0 ? ['\nLeft out:'] : []),
     ...omissions.map(({ what, reason }) => `  ${what}: ${reason}`),
     `\n${short === 0 ? 'every bar is met' : `${short} rows fall short of their bar`}\n`,
@@ -146,11 +136,5 @@ export function qemuFigures(results: QemuResults, format: string): string {
     rows.filter((row) => row.format === format || row.format === 'raw');
   const { speeds, commands, calls } = results;
   const tables = tablesOf({ ...results, speeds: own(speeds), commands: own(commands), calls: own(calls) });
-  const line = (cells: readonly string[]): string => `| ${cells.join(' | ')} |`;
-  return [
-    origin(results),
-    ...tables.map(({ title, head, rows }) =>
-      [`${title}:`, '', line(head), `|${'---|'.repeat(head.length)}`, ...rows.map(line)].join('\n'),
-    ),
-  ].join('\n\n');
+  return [origin(results), ...tables.map(markdownTable)].join('\n\n');
 }
