@@ -17,7 +17,7 @@ import { type RequestCounts, Transmission } from './transmission.ts';
  */
 
 /** How long replies that are on their way may take when the connection is to end. */
-const FINISH_MS = 5000;
+const FINISH_MS = 3000;
 /** How long the client may take to close its side when it has everything. */
 const LINGER_MS = 1000;
 /** A peer that is silent is asked this often whether it is still there. */
@@ -60,7 +60,7 @@ export class Connection {
     socket.setNoDelay(true);
     socket.setKeepAlive(true, KEEP_ALIVE_MS);
     socket.on('error', (error) => this.#lost(error));
-    this.#timer = setTimeout(() => this.#abandon('the handshake takes too long'), common.handshakeTimeoutMs);
+    this.#timer = setTimeout(() => this.#expel('the handshake takes too long'), common.handshakeTimeoutMs);
     this.#haggle(common.tls === undefined ? 'none' : common.tls.mode === 'require' ? 'required' : 'offered');
     socket.write(greeting());
     this.#listen(socket);
@@ -149,7 +149,7 @@ export class Connection {
       pause: () => void this.#socket.pause(),
       resume: () => void this.#socket.resume(),
       finish: () => this.#finish(),
-      abandon: (problem: string) => this.#abandon(problem),
+      complain: (problem: string) => this.#common.onTrouble(problem),
     };
     const transmission = new Transmission({ agreement, output, account, pool, line, counts });
     const rest = this.#handshake?.rest;
@@ -184,7 +184,14 @@ export class Connection {
     this.#timer = setTimeout(() => this.#socket.destroy(), ms);
   }
 
+  /** The client broke the rules: what it was answered before still reaches it. */
   #abandon(problem: string): void {
+    if (this.#finishing) return;
+    this.#common.onTrouble(problem);
+    this.#finish();
+  }
+
+  #expel(problem: string): void {
     this.#common.onTrouble(problem);
     this.#socket.destroy();
   }
@@ -197,7 +204,7 @@ export class Connection {
   /** Others wait for memory that this one holds, and nothing has moved for some time. Is it the client's turn? */
   #evict(): void {
     const unread = (this.#output?.pending ?? 0) > 0;
-    if (unread || this.#transmission?.waitsForClient === true) this.#abandon('the client stands still');
+    if (unread || this.#transmission?.waitsForClient === true) this.#expel('the client stands still');
   }
 
   #gone(): void {

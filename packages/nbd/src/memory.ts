@@ -38,9 +38,11 @@ export class MemoryBudget {
     this.#stallMs = stallMs;
   }
 
-  /** Bytes held beyond the allowances. */
-  get excessBytes(): number {
-    return this.#excess;
+  /** Bytes held by all connections together. */
+  get heldBytes(): number {
+    let sum = 0;
+    for (const { held } of this.#accounts) sum += held;
+    return sum;
   }
 
   /** `evict` is asked when the account holds up others; it ends the connection when that is its client's fault. */

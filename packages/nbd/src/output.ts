@@ -116,6 +116,7 @@ export class Output {
   }
 
   #write(bytes: Buffer, done: () => void): void {
+    if (this.#socket.destroyed) return;
     this.pending++;
     this.bytes += bytes.length;
     this.#socket.write(bytes, () => {

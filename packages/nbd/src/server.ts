@@ -1,6 +1,6 @@
 import { createConnection, createServer, isIP, type ListenOptions, type Server, type Socket } from 'node:net';
 import { lstat, unlink } from 'node:fs/promises';
-import { CowlabError } from '@cowlab/core';
+import { CowlabError, isCowlabError } from '@cowlab/core';
 import { BufferPool } from './buffer-pool.ts';
 import { type Common, Connection } from './connection.ts';
 import { isReadOnly, MOST_STRING_BYTES, type NbdExport } from './exports.ts';
@@ -53,8 +53,8 @@ export interface NbdServerStats {
   readonly writtenBytes: number;
   /** Replies that told an error. */
   readonly errors: number;
-  /** What clients hold beyond their allowances, now. */
-  readonly excessBytes: number;
+  /** What clients owe now: payloads that are coming or being written, replies that are on their way. */
+  readonly heldBytes: number;
 }
 
 const LOOPBACK = '127.0.0.1';
@@ -112,7 +112,7 @@ export class NbdServer implements AsyncDisposable {
       totalConnections: this.#totalConnections,
       requests: byName,
       ...rest,
-      excessBytes: this.#budget.excessBytes,
+      heldBytes: this.#budget.heldBytes,
     };
   }
 
@@ -131,7 +131,15 @@ export class NbdServer implements AsyncDisposable {
     const connections = [...this.#connections];
     for (const connection of connections) connection.drain();
     await Promise.all([stopped, ...connections.map(({ closed }) => closed)]);
-    for (const disk of this.#writableDisks()) await disk.flush();
+    await this.#flush();
+  }
+
+  /** All of them, also when one fails. One that is closed was flushed by that. */
+  async #flush(): Promise<void> {
+    const flushes = [...this.#writableDisks()].map(async (disk) => disk.flush());
+    for (const result of await Promise.allSettled(flushes)) {
+      if (result.status === 'rejected' && !isCowlabError(result.reason, 'ERR_CLOSED')) throw result.reason;
+    }
   }
 
   #writableDisks(): Set<NbdExport['disk']> {

@@ -52,8 +52,8 @@ export interface Line {
   resume(): void;
   /** Replies that are on their way leave, then the connection ends. */
   finish(): void;
-  /** The client does not speak NBD: the connection ends at once. */
-  abandon(problem: string): void;
+  /** The client has broken the rules. */
+  complain(problem: string): void;
 }
 
 export interface TransmissionParts {
@@ -158,16 +158,17 @@ export class Transmission {
     const stop = this.#turn();
     this.#output.flush();
     if (stop === 'incomplete') return this.#hear();
-    if (stop === 'malformed') return this.#line.abandon('not a request');
-    if (stop === 'disconnect') return this.#finishWhenIdle();
+    if (stop === 'malformed') return this.#abandon('not a request');
+    if (stop === 'ended') return this.#finishWhenIdle();
     this.#rest();
     if (stop === 'turn') this.#goOn();
   }
 
   /** `room`: somebody else goes on with it. */
-  #turn(): 'incomplete' | 'malformed' | 'disconnect' | 'room' | 'turn' {
+  #turn(): 'incomplete' | 'malformed' | 'ended' | 'room' | 'turn' {
     const endBytes = this.#counts.readBytes + this.#counts.writtenBytes + BYTES_PER_TURN;
     for (let count = 0; count < REQUESTS_PER_TURN; count++) {
+      if (this.#state === 'ended') return 'ended';
       if (this.#coming.kind !== 'nothing') {
         if (!this.#takeComing()) return 'incomplete';
       } else {
@@ -178,7 +179,7 @@ export class Transmission {
         if (this.#reader.type === Command.disconnect) {
           this.#counts.requests[Command.disconnect] = (this.#counts.requests[Command.disconnect] ?? 0) + 1;
           this.#state = 'ended';
-          return 'disconnect';
+          return 'ended';
         }
         if (!this.#begin()) return 'room';
       }
@@ -256,7 +257,7 @@ export class Transmission {
     const hasPayload =
       type === Command.write || (this.#mode === 'extended' && (flags & CommandFlag.payloadLength) !== 0);
     if (!hasPayload) return this.#fail(this.#reader, failure, owed);
-    if (length > MOST_SKIPPED_BYTES) return this.#line.abandon(`payload of ${length} bytes`);
+    if (length > MOST_SKIPPED_BYTES) return this.#abandon(`payload of ${length} bytes`);
     this.#coming = { kind: 'refused', left: length, failure, owed };
   }
 
@@ -436,6 +437,13 @@ export class Transmission {
     this.#counts.errors++;
     this.#output.reserve(SMALL_REPLY_BYTES);
     this.#output.commit(putError(this.#output.buffer, this.#output.at, this.#mode, asked, failure), owed);
+  }
+
+  /** The client does not speak NBD: nothing that comes is looked at any more, but what runs is answered. */
+  #abandon(problem: string): void {
+    this.#state = 'ended';
+    this.#line.complain(problem);
+    this.#finishWhenIdle();
   }
 
   #finishWhenIdle(): void {

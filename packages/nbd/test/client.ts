@@ -276,8 +276,8 @@ export class TestClient {
     return Buffer.concat([u32(magic), u16(all), u16(type), u64(cookie), u64(offset), size, payload]);
   }
 
-  /** The next reply whole, whosever it is. `dataLength`: what a simple reply to a read carries. */
-  async answer(dataLength = 0, offset = 0): Promise<Answer> {
+  /** The next reply whole, whosever it is. `dataLength`: how much a read asked for; `offset`: from where. */
+  async answer(dataLength = 0, offset: number | ((cookie: bigint) => number) = 0): Promise<Answer> {
     const magic = (await this.read(4)).readUInt32BE(0);
     if (magic === SIMPLE_REPLY_MAGIC && this.mode !== 'extended') {
       const head = await this.read(12);
@@ -287,7 +287,7 @@ export class TestClient {
     }
     const expected = this.mode === 'extended' ? EXTENDED_REPLY_MAGIC : STRUCTURED_REPLY_MAGIC;
     if (this.mode === 'simple' || magic !== expected) throw new Error(`no reply: ${magic.toString(16)}`);
-    return this.#structured(dataLength, offset);
+    return this.#structured(dataLength, typeof offset === 'number' ? () => offset : offset);
   }
 
   /** Sends a request and waits for its reply. */
@@ -299,7 +299,7 @@ export class TestClient {
     return answer;
   }
 
-  async #structured(dataLength: number, offset: number): Promise<Answer> {
+  async #structured(dataLength: number, offsetOf: (cookie: bigint) => number): Promise<Answer> {
     const data = Buffer.alloc(dataLength, 0xee);
     const chunks: { type: number; payload: Buffer }[] = [];
     let covered = 0;
@@ -308,6 +308,8 @@ export class TestClient {
       if (!first) await this.read(4);
       const head = await this.read(this.mode === 'extended' ? 28 : 16);
       const flags = head.readUInt16BE(0);
+      const cookie = head.readBigUInt64BE(4);
+      const offset = offsetOf(cookie);
       const type = head.readUInt16BE(2);
       const length = this.mode === 'extended' ? Number(head.readBigUInt64BE(20)) : head.readUInt32BE(12);
       const payload = await this.read(length);
@@ -323,7 +325,7 @@ export class TestClient {
       }
       if ((flags & CHUNK_DONE) === 0) continue;
       if (failure.error === 0 && covered !== dataLength) throw new Error(`${covered} of ${dataLength} bytes`);
-      return { cookie: head.readBigUInt64BE(4), ...failure, data, chunks };
+      return { cookie, ...failure, data, chunks };
     }
   }
 }

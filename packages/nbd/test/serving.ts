@@ -18,7 +18,7 @@ afterEach(async () => {
 });
 
 /** Closed after the test. */
-function closedAfterwards<T extends { close(): Promise<void> }>(resource: T): T {
+export function closedAfterwards<T extends { close(): Promise<void> }>(resource: T): T {
   opened.push(resource);
   return resource;
 }
