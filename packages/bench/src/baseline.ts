@@ -93,6 +93,24 @@ export function countedOf(results: Results): Counted[] {
       what: `${format} N=${snapshots} opening`,
       each: { ...perOperation(opening, 1), 'metadata bytes': residentMetadataBytes },
     })),
+    ...requests(results.ablations, 'ablation').map(({ what, each }, index) => ({
+      what: `${what} ${results.ablations[index]!.workload}`,
+      each: { ...each, 'metadata bytes': results.ablations[index]!.residentMetadataBytes },
+    })),
+    ...results.services.flatMap(({ format, snapshots, guestBytes, writing, checking }) => [
+      {
+        what: `${format} N=${snapshots} written for a guest KiB`,
+        each: perOperation(writing, guestBytes / 1024),
+      },
+      { what: `${format} N=${snapshots} check`, each: perOperation(checking, 1) },
+    ]),
+    // Requests that are under way together meet in another order each time.
+    ...results.axes
+      .filter(({ depth }) => depth === 1)
+      .map(({ format, axis, setting, operation, operations, calls }) => ({
+        what: `${format} ${operation}, ${axis}: ${setting}`,
+        each: perOperation(calls, operations),
+      })),
     ...results.devices.map(({ device, depth, format, snapshots, workload, micros }) => ({
       what: `${format} N=${snapshots} ${workload} on ${device}, depth ${depth}`,
       each: { 'virtual µs': micros },

@@ -2,7 +2,15 @@ import fs from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
 import { performance } from 'node:perf_hooks';
-import { CountingFolder, createDisk, type Disk, FileFolder, openDisk, type OptionValues } from '@cowlab/core';
+import {
+  CountingFolder,
+  createDisk,
+  type Disk,
+  FileFolder,
+  type FileIo,
+  openDisk,
+  type OptionValues,
+} from '@cowlab/core';
 import { countsFor, type Subject } from './formats.ts';
 import { breathe, toCalls } from './measure.ts';
 import type { Profile } from './profiles.ts';
@@ -53,8 +61,9 @@ export async function openSession(
   subject: Subject,
   directory: string,
   options: OptionValues = {},
+  io: FileIo = 'sync',
 ): Promise<Session> {
-  const folder = new CountingFolder(new FileFolder(directory));
+  const folder = new CountingFolder(new FileFolder(directory, { io }));
   let scanBegan = Number.POSITIVE_INFINITY;
   folder.onRead = (purpose) => {
     if (purpose === 'refcount') scanBegan = Math.min(scanBegan, performance.now());

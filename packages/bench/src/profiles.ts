@@ -1,4 +1,5 @@
 import { type QemuSizes, qemuSizes } from './targets/sizes.ts';
+import { type AxesSizes, axesSizes } from './axes/sizes.ts';
 
 /*
  * The sizes of a benchmark run. Everything that makes a run longer or shorter is here; a scenario has no
@@ -59,6 +60,8 @@ export interface Profile {
   readonly copyRounds: number;
   /** QEMU's part, where it is asked for. */
   readonly qemu: QemuSizes;
+  /** What is measured beside the goals. */
+  readonly axes: AxesSizes;
 }
 
 export interface LargeProfile {
@@ -100,7 +103,7 @@ export const profiles: Readonly<Record<ProfileName, Profile>> = {
     historyWrites: 4,
     historyBudgetMs: 1500,
     historyReads: 128,
-    large: [{ imageBytes: TIB, snapshots: 100, minSnapshots: 8, buildBudgetMs: 3000, iterations: 3 }],
+    large: [{ imageBytes: TIB, snapshots: 100, minSnapshots: 3, buildBudgetMs: 1500, iterations: 1 }],
     largeMemoryRuns: 1,
     idleSnapshots: 100,
     idleBudgetMs: 500,
@@ -110,6 +113,7 @@ export const profiles: Readonly<Record<ProfileName, Profile>> = {
     copyBytes: 16 * MIB,
     copyRounds: 2,
     qemu: qemuSizes.quick,
+    axes: axesSizes.quick,
   },
   standard: {
     name: 'standard',
@@ -142,6 +146,7 @@ export const profiles: Readonly<Record<ProfileName, Profile>> = {
     copyBytes: 128 * MIB,
     copyRounds: 3,
     qemu: qemuSizes.standard,
+    axes: axesSizes.standard,
   },
   full: {
     name: 'full',
@@ -192,5 +197,6 @@ export const profiles: Readonly<Record<ProfileName, Profile>> = {
     copyBytes: GIB,
     copyRounds: 3,
     qemu: qemuSizes.full,
+    axes: axesSizes.full,
   },
 };

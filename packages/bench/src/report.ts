@@ -1,3 +1,4 @@
+import { besideSections } from './axes/wording.ts';
 import { barCells } from './figures.ts';
 import { noisyRows } from './noise.ts';
 import { median, pairedRatio } from './statistics.ts';
@@ -241,6 +242,11 @@ function others(results: Results, bold: Style): string[] {
     }),
     '',
     ...onDevices(results, bold),
+    ...besideSections(results).flatMap(({ title, note, head, rows }) => [
+      ...table(bold, title, { head: head.slice(1), rows }),
+      `  ${note}`,
+      '',
+    ]),
     ...table(bold, 'After a power loss, as declared and as `npm run lab` holds it', {
       head: ['the image is', 'repair'],
       rows: powerLosses.map(({ format, leaves, repairable }) => [

@@ -1,6 +1,8 @@
 import * as v from 'valibot';
+import { type AblationRow, type AxisRow, axesSchemas, type ServiceRow } from './axes/schema.ts';
 import { type QemuPart, qemuPartSchema } from './targets/schema.ts';
 
+export type { AblationRow, AxisRow, ServiceRow } from './axes/schema.ts';
 export type { QemuPart, QemuSessionRow, TrendRow } from './targets/schema.ts';
 
 /*
@@ -280,6 +282,9 @@ export interface Results {
   growths: GrowthRow[];
   baseCopies: BaseCopyRow[];
   devices: DeviceRow[];
+  ablations: AblationRow[];
+  services: ServiceRow[];
+  axes: AxisRow[];
   powerLosses: PowerLossRow[];
   omissions: Omission[];
   /** What of QEMU's part fits no other list; present when the run had one. */
@@ -316,6 +321,7 @@ const calls = v.strictObject({
 });
 
 const pairedReads = v.object({ before: v.array(amount), after: v.array(amount), callsAfter: amount });
+const beside = axesSchemas(calls, pairedReads);
 const cell = { format: text, snapshots: count };
 const requests = { ...cell, operations: count, roundMicros: v.array(amount), calls };
 
@@ -460,6 +466,9 @@ export const resultsSchema: v.GenericSchema<unknown, Results> = v.object({
     ),
     [],
   ),
+  ablations: v.optional(v.array(beside.ablations), []),
+  services: v.optional(v.array(beside.services), []),
+  axes: v.optional(v.array(beside.axes), []),
   powerLosses: v.array(
     v.object({ format: text, leaves: v.picklist(['clean', 'leaks']), repairable: v.boolean() }),
   ),

@@ -1,3 +1,6 @@
+import { measureAblations } from './axes/ablations.ts';
+import { measureAxes } from './axes/axes.ts';
+import { measureServices } from './axes/service.ts';
 import type { Subject } from './formats.ts';
 import { yardstick } from './formats.ts';
 import type { Cell, Lab } from './lab.ts';
@@ -52,7 +55,7 @@ type Begin = (step: string) => (done: number) => void;
 
 /** Scenarios on the shared images, beside making them, and those after. */
 const ON_CELLS = 4;
-const AFTERWARDS = 7;
+const AFTERWARDS = 10;
 
 export async function measureAll(steps: Steps): Promise<Measured> {
   const { lab, subjects, profile, seed, unfinished, onProgress } = steps;
@@ -82,6 +85,13 @@ export async function measureAll(steps: Steps): Promise<Measured> {
     measureIdleSnapshots(lab, ours, profile, tick),
   );
   const devices = await after('simulated devices', (tick) => measureDevices(all, profile, seed, tick));
+  const ablations = await after('FVD without its parts', (tick) =>
+    measureAblations(lab, subjects, profile, seed, tick),
+  );
+  const services = await after('what users ask', (tick) =>
+    measureServices(lab, subjects, profile, seed, tick),
+  );
+  const axes = await after('other axes', (tick) => measureAxes(lab, all, profile, seed, tick));
   const large = await after('a large image', (tick) => measureLarge(lab, ours, profile, seed, tick));
   const { memory, snapshotOperations, ...running } = onCells;
   return {
@@ -92,6 +102,9 @@ export async function measureAll(steps: Steps): Promise<Measured> {
     growths,
     baseCopies: copies.rows,
     devices,
+    ablations,
+    services,
+    axes,
     histories,
     idleSnapshots,
     largeImages: large.images,

@@ -40,6 +40,51 @@ export function randomOffsets(
   return Array.from({ length: count }, () => Math.floor(random() * places) * requestBytes);
 }
 
+/** `count` offsets one behind the other, from the beginning again at the end of the disk. The seed says where they begin. */
+export function sequentialOffsets(
+  seed: number,
+  count: number,
+  diskBytes: number,
+  requestBytes: number,
+): number[] {
+  const places = Math.floor(diskBytes / requestBytes);
+  const first = Math.floor(seededRandom(seed)() * places);
+  return Array.from({ length: count }, (_, nth) => ((first + nth) % places) * requestBytes);
+}
+
+/** Of Zipf's law: a little below 1, as in the traces of many systems. */
+const ZIPF_EXPONENT = 0.99;
+
+/**
+ * `count` offsets of which a few come often: the k-th most wanted place of the disk is wanted 1 / k^0.99 times as often as
+ * the first. Which place is the k-th is drawn by lot.
+ */
+export function zipfOffsets(seed: number, count: number, diskBytes: number, requestBytes: number): number[] {
+  const random = seededRandom(seed);
+  const places = Math.floor(diskBytes / requestBytes);
+  // How often the first k are wanted, together.
+  const upTo = new Float64Array(places);
+  let total = 0;
+  for (let rank = 0; rank < places; rank++) upTo[rank] = total += (rank + 1) ** -ZIPF_EXPONENT;
+  const byRank = Uint32Array.from({ length: places }, (_, place) => place);
+  for (let rank = places - 1; rank > 0; rank--) {
+    const other = Math.floor(random() * (rank + 1));
+    [byRank[rank], byRank[other]] = [byRank[other]!, byRank[rank]!];
+  }
+  return Array.from({ length: count }, () => byRank[firstAbove(upTo, random() * total)]! * requestBytes);
+}
+
+/** The index of the first of some rising values that is larger. */
+function firstAbove(rising: Float64Array, value: number): number {
+  let [low, high] = [0, rising.length - 1];
+  while (low < high) {
+    const middle = (low + high) >>> 1;
+    if (rising[middle]! > value) high = middle;
+    else low = middle + 1;
+  }
+  return low;
+}
+
 /** Bytes that are not zeros and do not compress to nothing: formats that look for either find none. */
 export function patternBytes(seed: number, length: number): Uint8Array {
   const bytes = new Uint8Array(length);

@@ -52,6 +52,11 @@ export const tiny: Profile = {
     snapshotBudgetMs: 1e9,
     large: [{ imageBytes: 256 * MIB, iterations: 1 }],
   },
+  axes: {
+    ablation: { imageBytes: 4 * MIB, rounds: 2, iterations: 2 },
+    service: { imageBytes: 4 * MIB, snapshots: 3, writes: 4, rounds: 2, reads: 32 },
+    axes: { imageBytes: 2 * MIB, operations: 32, bytes: 2 * MIB },
+  },
 };
 
 /** A scratch folder for all tests of the file that calls this; the function makes paths in it. */

@@ -157,6 +157,9 @@ export function idealResults(): Results {
       flushes: pattern === 'recorded' ? 20 : 10,
     })),
     devices: [],
+    ablations: [],
+    services: [],
+    axes: [],
     powerLosses: FORMATS.map((format) => ({
       format,
       leaves: format === 'fvd' ? ('clean' as const) : ('leaks' as const),

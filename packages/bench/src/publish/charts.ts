@@ -101,6 +101,7 @@ export function chartsOf(results: Results): Chart[] {
     ...snapshotTimes(results),
     ...callsPerWrite(results),
     ...latencies(results),
+    ...requestLatencies(results),
     ...bytesPerSnapshot(results),
     ...onDevices(results),
   ];
@@ -319,6 +320,31 @@ function latencies({ overwrites, formats }: Results): Chart[] {
       series: series.filter(({ points }) => points.length > 0),
     },
   ];
+}
+
+/** Of single requests, where the axes of a workload were measured: at their centre. */
+function requestLatencies({ axes, formats }: Results): Chart[] {
+  const rows = axes.filter(({ axis }) => axis === 'centre');
+  return (['read', 'write'] as const).flatMap((operation) => {
+    const series = formats.flatMap((format) => {
+      const row = rows.find((each) => each.operation === operation && each.format === format);
+      if (row === undefined) return [];
+      return [{ format, points: row.latencies.map(({ share, micros: value }) => ({ x: share, y: value })) }];
+    });
+    if (series.length === 0) return [];
+    const title = operation === 'read' ? 'a read takes' : 'a first write after a snapshot takes';
+    return [
+      {
+        kind: 'lines' as const,
+        id: `${operation}-latencies`,
+        title: `How long ${title}: each request by itself`,
+        caption: `Random requests of ${size(rows[0]!.requestBytes)}, one at a time; flushes are not in it. A steep end is a long tail.`,
+        x: { label: 'share of requests that took no longer', scale: 'linear' as const, show: percent },
+        y: microseconds,
+        series,
+      },
+    ];
+  });
 }
 
 function bytesPerSnapshot({ histories, idleSnapshots, formats }: Results): Chart[] {

@@ -1,3 +1,4 @@
+import { besideSections, type Section } from '../axes/wording.ts';
 import { barCells } from '../figures.ts';
 import { noisyRows } from '../noise.ts';
 import { contradicts, goalTitles, reasons } from '../rules.ts';
@@ -37,6 +38,7 @@ export function htmlReport(results: Results): string {
     ...(Object.keys(goalTitles) as GoalName[]).map((goal) => goalSection(goal, results, charts)),
     chartSection(charts),
     trendSection(results),
+    ...besideSections(results).map(tableSection),
     barSection(results),
     noiseSection(results),
     omissionSection(results),
@@ -150,6 +152,13 @@ function chartSection(charts: readonly Chart[]): string {
       `<details><summary>The numbers</summary><div class="wide">${htmlTable(tableOf(chart))}</div></details></figure>`,
   );
   return `<section><h2 id="charts">Charts</h2><div class="charts">${figures.join('')}</div></section>`;
+}
+
+function tableSection({ id, title, note, head, rows }: Section): string {
+  return (
+    `<section><h2 id="${id}">${escapeText(title)}</h2><p class="about">${escapeText(note)}</p>` +
+    `<div class="wide">${htmlTable({ head, rows })}</div></section>`
+  );
 }
 
 function htmlTable({ head, rows }: Table): string {

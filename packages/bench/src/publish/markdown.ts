@@ -1,4 +1,5 @@
 import { contradicts, goalTitles, reasons } from '../rules.ts';
+import { besideSections } from '../axes/wording.ts';
 import type { GoalName, Results } from '../schema.ts';
 import { trendCells, trendGroups, trendHead, trendNote, trendSummary } from '../targets/wording.ts';
 import { size } from '../wording.ts';
@@ -39,6 +40,14 @@ export function markdownReport(results: Results): string {
     '',
     ...(contradicted.length === 0 ? ['None.'] : contradicted),
     ...trendLines(results),
+    ...besideSections(results).flatMap(({ title, note, head, rows }) => [
+      '',
+      `## ${title}`,
+      '',
+      note,
+      '',
+      ...markdownTable({ head, rows }),
+    ]),
     ...chartsOf(results).flatMap((chart) => [
       '',
       `## ${chart.title}`,

@@ -71,7 +71,7 @@ export async function measureAllocations(
 }
 
 /** Drivers that hold refcounts in memory say so in counters that have both words in their names. */
-function refcountBytes(counters: Readonly<Record<string, number>>): number {
+export function refcountBytes(counters: Readonly<Record<string, number>>): number {
   return Object.entries(counters)
     .filter(([name]) => /refcount/i.test(name) && /bytes/i.test(name))
     .reduce((sum, [, bytes]) => sum + bytes, 0);
