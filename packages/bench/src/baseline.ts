@@ -118,6 +118,18 @@ export function countedOf(results: Results): Counted[] {
   ];
 }
 
+/** Of the counts that both runs have, how many are the same to the last digit: all, with one seed and no code between. */
+export function sameCounts(before: Results, after: Results): { readonly same: number; readonly of: number } {
+  const earlier = new Map(countedOf(before).map(({ what, each }) => [what, each]));
+  const pairs = countedOf(after).flatMap(({ what, each }) =>
+    Object.entries(each).flatMap(([name, now]) => {
+      const then = earlier.get(what)?.[name];
+      return then === undefined ? [] : [now === then];
+    }),
+  );
+  return { same: pairs.filter(Boolean).length, of: pairs.length };
+}
+
 function counts(before: Results, after: Results): Difference[] {
   const earlier = new Map(countedOf(before).map(({ what, each }) => [what, each]));
   return countedOf(after).flatMap(({ what, each }) =>

@@ -1,7 +1,7 @@
 import fs from 'node:fs/promises';
 import path from 'node:path';
 import { CowlabError, fromSystemError } from '@cowlab/core';
-import { compareResults } from './baseline.ts';
+import { compareResults, sameCounts } from './baseline.ts';
 import type { Profile, ProfileName } from './profiles.ts';
 import { ProgressLine, type ProgressStream } from './progress.ts';
 import { report } from './report.ts';
@@ -61,6 +61,8 @@ export async function benchMain(options: BenchMainOptions): Promise<number> {
 function compare(baseline: Results, results: Results, stdout: ProgressStream): number {
   const differences = compareResults(baseline, results);
   stdout.write(`\nagainst the baseline of ${baseline.environment.date}:\n`);
+  const { same, of } = sameCounts(baseline, results);
+  stdout.write(`  ${same} of ${of} counts are the same to the last digit\n`);
   if (differences.length === 0) stdout.write('  no verdict changed, and no count nor ratio moved\n');
   for (const { what, before, after } of differences) stdout.write(`  ${what}: ${before} → ${after}\n`);
   return differences.some(({ regression }) => regression) ? 2 : 0;

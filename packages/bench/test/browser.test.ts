@@ -51,7 +51,7 @@ describe.skipIf(!existsSync(executablePath) && !process.env['CI'])('the report i
       const page = await open(width);
       expect(await page.evaluate('document.documentElement.scrollWidth')).toBeLessThanOrEqual(width);
       const charts = page.locator('figure svg.chart');
-      expect(await charts.count()).toBe(15);
+      expect(await charts.count()).toBe(17);
       for (const chart of await charts.all()) {
         const box = (await chart.boundingBox())!;
         expect(box.width).toBeGreaterThan(width === 400 ? 250 : 400);

@@ -55,8 +55,14 @@ export const tiny: Profile = {
   axes: {
     ablation: { imageBytes: 4 * MIB, rounds: 2, iterations: 2 },
     service: { imageBytes: 4 * MIB, snapshots: 3, writes: 4, rounds: 2, reads: 32 },
-    axes: { imageBytes: 2 * MIB, operations: 32, bytes: 2 * MIB },
+    axes: { imageBytes: 2 * MIB, operations: 32, bytes: 2 * MIB, axes: ['pattern'] },
   },
+};
+
+/** The same, with all axes of a workload. */
+export const tinyOnAllAxes: Profile = {
+  ...tiny,
+  axes: { ...tiny.axes, axes: { imageBytes: 2 * MIB, operations: 32, bytes: 2 * MIB } },
 };
 
 /** A scratch folder for all tests of the file that calls this; the function makes paths in it. */

@@ -30,6 +30,8 @@ describe('the charts', () => {
       'delete-by-size',
       'calls-per-write',
       'latencies',
+      'read-latencies',
+      'write-latencies',
       'bytes-per-snapshot',
       'devices-first-overwrite',
       'devices-create',
@@ -53,7 +55,15 @@ describe('the charts', () => {
   });
 
   it('are left out where nothing was measured', () => {
-    const empty = { ...results, devices: [], histories: [], idleSnapshots: [], overwrites: [], reads: [] };
+    const empty = {
+      ...results,
+      axes: [],
+      devices: [],
+      histories: [],
+      idleSnapshots: [],
+      overwrites: [],
+      reads: [],
+    };
     expect(chartsOf(empty).map(({ id }) => id)).toEqual([
       'metadata-in-memory',
       'process-memory',
@@ -87,6 +97,17 @@ describe('the page', () => {
       expect(places).toContain(`${goal}-${format}`);
       for (const fact of measured.split('; ')) expect(facts).toContain(escapeText(fact));
     }
+  });
+
+  it('answers what users ask, in words for each format, and says what each part of FVD is worth', () => {
+    for (const words of [
+      'What users ask',
+      '100 %; 5.00 ms',
+      'cannot',
+      'copies chunks of 1 MiB',
+      'pattern: Zipf',
+    ])
+      expect(page).toContain(words);
   });
 
   it('draws numbers only', () => {

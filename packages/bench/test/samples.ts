@@ -218,6 +218,43 @@ export function publishedResults(): Results {
       micros: 100 + 10 * index + nth,
     })),
   );
+  results.ablations = ['fvd', 'fvd-chunk-copy'].map((format, index) => ({
+    ...requests(format, 1),
+    workload: 'first overwrite' as const,
+    imageBytes: 64 * MIB,
+    residentMetadataBytes: 70_000,
+    residentRefcountBytes: 2048 * index,
+  }));
+  results.services = FORMATS.map((format, index) => ({
+    format,
+    snapshots: 20,
+    guestBytes: MIB,
+    writing: someCalls(300),
+    openMs: [1, 2],
+    checkMs: [3 + index],
+    checking: someCalls(10),
+    snapshotOpenMs: [0.5],
+    snapshotReads: { before: [2, 2], after: [3, 3], callsAfter: 1 },
+    ...(format === 'vmdk' ? {} : { diff: { milliseconds: [1], calls: someCalls(4), bytes: MIB } }),
+    deletion: { heldBytes: 16 * MIB, returnedBytes: 16 * MIB, milliseconds: 5 },
+  }));
+  results.axes = ['raw', ...FORMATS].flatMap((format, index) =>
+    (['read', 'write'] as const).flatMap((direction) =>
+      [['centre', 'random 4 KiB'] as const, ['pattern', 'Zipf'] as const].map(([axis, setting]) => ({
+        ...requests(format, 1),
+        axis,
+        setting,
+        operation: direction,
+        pattern: axis === 'centre' ? ('random' as const) : ('zipf' as const),
+        requestBytes: 4096,
+        depth: 1,
+        flushEvery: 64,
+        mappedShare: 1,
+        imageBytes: 64 * MIB,
+        latencies: [0.1, 0.5, 0.99].map((share) => ({ share, micros: 1 + index + 100 * share })),
+      })),
+    ),
+  );
   results.goals = judge(results, FORMATS);
   return results;
 }
