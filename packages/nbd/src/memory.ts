@@ -60,9 +60,14 @@ export class MemoryBudget {
     this.pump();
   }
 
-  /** Whether nobody waits and the pot has so much left. */
+  /** Whether nobody is in line and the pot has so much left. */
   mayTake(account: MemoryAccount, bytes: number): boolean {
-    return this.#waiters.length === 0 && this.#fits(account, bytes);
+    return this.#fits(account, bytes) && !this.#hasLine();
+  }
+
+  /** Those who wait for their own replies to leave are not in anybody's way. */
+  #hasLine(): boolean {
+    return this.#waiters.some((waiter) => !waiter.account.isFull(waiter.bytes));
   }
 
   wait(account: MemoryAccount, bytes: number, resume: () => void): void {
@@ -79,6 +84,7 @@ export class MemoryBudget {
 
   /** Serves those in line, as far as there is room. One whose own replies are in its way holds up nobody else. */
   pump(): void {
+    if (this.#watch === undefined) return;
     let blocked = false;
     const ready: Waiter[] = [];
     this.#waiters = this.#waiters.filter((waiter) => {
@@ -107,8 +113,9 @@ export class MemoryBudget {
   }
 
   #endWhoStandsStill(): void {
+    const othersWait = this.#hasLine();
     for (const account of this.#accounts) {
-      if (account.stoodStill() && account.held > ALLOWANCE_BYTES) account.evict();
+      if (account.stoodStill() && othersWait && account.held > ALLOWANCE_BYTES) account.evict();
     }
   }
 }

@@ -33,7 +33,10 @@ export interface NbdServerOptions {
   readonly handshakeTimeoutMs?: number;
   /** What all clients together may hold beyond 1 MiB each: payloads, replies that are not taken. Default 256 MiB. */
   readonly memoryBytes?: number;
-  /** How long a client may stand still while others wait for memory that it holds. Default 10,000. */
+  /**
+   * How long a client may stand still while others wait for memory that it holds: it sends nothing of its write, or has
+   * not taken a reply whole. Default 10,000.
+   */
   readonly stallMs?: number;
   /** A client was turned away or lost; the others go on. */
   readonly onError?: (error: Error) => void;

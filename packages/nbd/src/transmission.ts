@@ -105,6 +105,9 @@ export class Transmission {
   #paused = false;
   #next: NodeJS.Immediate | undefined;
   #state: 'open' | 'draining' | 'ended' = 'open';
+  /** What takes long is to stop. */
+  #ending = false;
+  readonly #isEnding = (): boolean => this.#ending;
 
   constructor({ agreement, output, account, pool, line, counts }: TransmissionParts) {
     this.#target = agreement.target;
@@ -141,6 +144,7 @@ export class Transmission {
 
   /** Requests that were taken up are answered, those behind them with ESHUTDOWN; then the connection ends. */
   drain(): void {
+    this.#ending = true;
     if (this.#state === 'open') this.#state = 'draining';
     if (!this.#paused) this.#run();
     this.#finishWhenIdle();
@@ -148,6 +152,7 @@ export class Transmission {
 
   /** The socket is gone. */
   close(): void {
+    this.#ending = true;
     this.#state = 'ended';
     clearImmediate(this.#next);
   }
@@ -317,7 +322,7 @@ export class Transmission {
       case Command.writeZeroes:
         return this.#change(() => this.#writeZeroes(offset, length, flags), owed);
       case Command.cache:
-        return this.#change(() => cacheRange(this.#disk, offset, length), owed);
+        return this.#change(() => cacheRange(this.#disk, offset, length, this.#isEnding), owed);
       default: {
         const asked = copyOf(this.#reader);
         const mostRuns = (flags & CommandFlag.reqOne) === 0 ? Number.POSITIVE_INFINITY : 1;
@@ -343,7 +348,9 @@ export class Transmission {
     if ((flags & CommandFlag.fastZero) !== 0 && (keepsSpace || mayBeSlow(this.#disk, offset, length))) {
       throw new RefusedRequest(WireError.notSupported, 'zeros would have to be written');
     }
-    return keepsSpace ? writeZeros(this.#disk, offset, length) : this.#disk.writeZeroes(offset, length);
+    return keepsSpace
+      ? writeZeros(this.#disk, offset, length, this.#isEnding)
+      : this.#disk.writeZeroes(offset, length);
   }
 
   #read(owed: number): void {

@@ -1,6 +1,11 @@
 import type { Disk } from '@cowlab/core';
+import { RefusedRequest } from './failures.ts';
+import { WireError } from './protocol.ts';
 
-/* Commands that have no call of their own in Disk. */
+/*
+ * Commands that have no call of their own in Disk. They go over their range in pieces, and stop between two of them when
+ * the connection is to end: a client may ask for terabytes in one request.
+ */
 
 const PIECE_BYTES = 1024 * 1024;
 const ZEROS: Uint8Array = new Uint8Array(PIECE_BYTES);
@@ -8,18 +13,28 @@ const ZEROS: Uint8Array = new Uint8Array(PIECE_BYTES);
 const NOWHERE: Uint8Array = new Uint8Array(PIECE_BYTES);
 
 /** Zeros as data, so that their space stays allocated (NO_HOLE). */
-export async function writeZeros(disk: Disk, offset: number, length: number): Promise<void> {
+export async function writeZeros(
+  disk: Disk,
+  offset: number,
+  length: number,
+  isEnding: () => boolean,
+): Promise<void> {
   for (let done = 0; done < length; done += PIECE_BYTES) {
     await disk.write(offset + done, ZEROS.subarray(0, Math.min(PIECE_BYTES, length - done)));
-    await aTurn();
+    await aTurn(isEnding);
   }
 }
 
 /** Reads the range, so that what is slow to reach is near: in the page cache, or, with copy-on-read, in the image. */
-export async function cacheRange(disk: Disk, offset: number, length: number): Promise<void> {
+export async function cacheRange(
+  disk: Disk,
+  offset: number,
+  length: number,
+  isEnding: () => boolean,
+): Promise<void> {
   for (let done = 0; done < length; done += PIECE_BYTES) {
     await disk.read(offset + done, NOWHERE.subarray(0, Math.min(PIECE_BYTES, length - done)));
-    await aTurn();
+    await aTurn(isEnding);
   }
 }
 
@@ -34,6 +49,7 @@ export function mayBeSlow(disk: Disk, offset: number, length: number): boolean {
 }
 
 /** Others have theirs. */
-function aTurn(): Promise<void> {
-  return new Promise((resolve) => setImmediate(resolve));
+async function aTurn(isEnding: () => boolean): Promise<void> {
+  await new Promise((resolve) => setImmediate(resolve));
+  if (isEnding()) throw new RefusedRequest(WireError.shutdown, 'the connection ends');
 }

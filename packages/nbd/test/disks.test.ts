@@ -43,6 +43,16 @@ class HeldFolder extends InterceptedFolder {
   }
 }
 
+/** Counts bytes, and keeps none that are written. */
+class CountedFolder extends InterceptedFolder {
+  moved = 0;
+
+  override intercept<T>(call: StorageCall, run: () => Awaitable<T>): Awaitable<T> {
+    if (call.method === 'read' || call.method === 'write') this.moved += call.length;
+    return call.method === 'write' ? (undefined as T) : run();
+  }
+}
+
 /** A raw disk over what `wrap` makes of a folder in memory. */
 async function diskOver<T extends StorageFolder>(
   wrap: (inner: MemoryFolder) => T,
@@ -161,6 +171,26 @@ describe('the end of a server', () => {
     const bytes = Buffer.alloc(512);
     await disk.read(0, bytes);
     expect(bytes.equals(pattern(512))).toBe(true);
+  });
+
+  it.each([
+    ['cache', { type: Command.cache, length: 2 ** 31 }],
+    ['zeros that are to be data', { type: Command.writeZeroes, length: 2 ** 31, flags: CommandFlag.noHole }],
+  ])('does not wait for a request that goes over a long range: %s', async (_, ask) => {
+    const folderOfIt = new CountedFolder(new MemoryFolder());
+    await createDisk({ folder: folderOfIt, file: 'disk.raw' }, { driver: raw, size: 2 ** 31 });
+    const disk = closedAfterwards(
+      await openDisk({ folder: folderOfIt, file: 'disk.raw' }, { format: 'raw' }),
+    );
+    const { uri, server } = await serve(folder, disk);
+    const nbd = await TestClient.open(uri);
+    nbd.ask(ask);
+    while (folderOfIt.moved === 0) await sleep(1);
+    const closing = server.close();
+    expect((await nbd.answer()).error).toBe(WireError.shutdown);
+    nbd.close();
+    await closing;
+    expect(folderOfIt.moved).toBeLessThan(2 ** 31);
   });
 
   it('does not wait for clients that say nothing, or take nothing', async () => {
