@@ -2,7 +2,7 @@ import { besideSections } from './axes/wording.ts';
 import { barCells } from './figures.ts';
 import { noisyRows } from './noise.ts';
 import { median, pairedRatio } from './statistics.ts';
-import { contradicts, goalTitles, isQemu, yardstickOf } from './rules.ts';
+import { contradicts, goalTitles, isQemu, reservation, yardstickOf } from './rules.ts';
 import type {
   DeviceRow,
   GoalName,
@@ -356,7 +356,7 @@ function noise(results: Results, bold: Style): string[] {
 /** Ours beside QEMU's: the numbers that go with N in the same way are counted, the others named. */
 function trends({ qemu }: Results, bold: Style): string[] {
   if (qemu === undefined) return [];
-  const widths = [34, 12, 13, 13, 10, 14, 14];
+  const widths = [36, 11, 14, 13, 10, 14, 12];
   const line = (cells: readonly string[]): string =>
     cells
       .map((cell, index) => cell.padEnd(widths[index]!))
@@ -386,25 +386,29 @@ function matrix(results: Results, bold: Style): string[] {
 
 function matrixOf(title: string, rows: readonly GoalRow[], judged: readonly string[], bold: Style): string[] {
   if (judged.length === 0) return [];
-  const widths = judged.map((format) => Math.max(COLUMN, format.length + 2));
+  const cell = (goal: GoalName, format: string): string => {
+    const row = rows.find((each) => each.goal === goal && each.format === format);
+    return row === undefined ? '–' : `${row.verdict}${contradicts(row) ? '*' : ''} ${reservation(row)}`;
+  };
+  const names = Object.keys(goalTitles) as GoalName[];
+  const longest = (format: string): number =>
+    Math.max(...[format, ...names.map((goal) => cell(goal, format).trimEnd())].map(({ length }) => length));
+  const widths = judged.map((format) => Math.max(COLUMN, longest(format) + 2));
   const line = (label: string, cells: readonly string[]): string =>
-    `${label.padEnd(LABEL)}${cells.map((cell, index) => cell.padEnd(widths[index]!)).join('')}`.trimEnd();
+    `${label.padEnd(LABEL)}${cells.map((text, index) => text.padEnd(widths[index]!)).join('')}`.trimEnd();
   return [
     bold(line(title, judged)),
-    ...(Object.keys(goalTitles) as GoalName[]).map((goal) =>
+    ...names.map((goal) =>
       line(
         `  ${goal} ${goalTitles[goal]}`,
-        judged.map((format) => {
-          const row = rows.find((each) => each.goal === goal && each.format === format);
-          return row === undefined ? '–' : `${row.verdict}${contradicts(row) ? '*' : ''}`;
-        }),
+        judged.map((format) => cell(goal, format)),
       ),
     ),
   ];
 }
 
-function saidOf({ agreement }: GoalRow): string {
-  if (agreement === undefined) return 'silent';
+function saidOf({ agreement, claim }: GoalRow): string {
+  if (agreement === undefined) return claim === undefined ? 'silent' : 'undecided';
   return agreement === 'agrees' ? 'confirmed' : `contradicted: ${agreement}`;
 }
 
@@ -420,7 +424,7 @@ function goals(results: Results, bold: Style): string[] {
     if (rows.length > 0) lines.push(bold(`${goal} ${goalTitles[goal]}`));
     for (const row of rows) {
       const { format, verdict, claim = '–', measured } = row;
-      const [first = '', ...rest] = measured.split('; ');
+      const [first = '', ...rest] = [reservation(row), ...measured.split('; ')].filter((part) => part !== '');
       lines.push(`${columns(format, verdict, claim, saidOf(row))} ${first}`);
       lines.push(...rest.map((part) => `${columns('', '', '', '')} ${part}`));
     }

@@ -163,6 +163,8 @@ interface Judgement {
   readonly value: number;
   readonly measured: string;
   readonly verdict: Verdict;
+  /** Of a question about many snapshots, where they are fewer than the run's most. */
+  readonly snapshots?: number;
 }
 
 /** The largest N: of all of our formats, which is one, and of each of QEMU's targets, whose budgets end where they do. */
@@ -190,15 +192,21 @@ export function judge(results: Measurements, formats: readonly string[]): GoalRo
       const judgement = judges[goal](format);
       const claim = claims[format]?.[goal];
       if (judgement === undefined || (claim === undefined && !isQemu(format))) continue;
-      rows.push({ goal, format, ...judgement, ...(claim && compared(judgement.verdict, claim)) });
+      rows.push({ goal, format, ...judgement, ...(claim && compared(judgement, claim)) });
     }
   }
   return rows;
 }
 
-function compared(verdict: Verdict, claim: Verdict): Pick<Required<GoalRow>, 'claim' | 'agreement'> {
+function compared({ verdict, snapshots }: Judgement, claim: Verdict): Pick<GoalRow, 'claim' | 'agreement'> {
   const steps = grades.indexOf(verdict) - grades.indexOf(claim);
+  if (snapshots !== undefined && steps < 0) return { claim };
   return { claim, agreement: steps === 0 ? 'agrees' : steps < 0 ? 'better' : 'worse' };
+}
+
+/** What a verdict has to be taken with: the N it was judged at. Empty for most. */
+export function reservation({ snapshots }: Pick<GoalRow, 'snapshots'>): string {
+  return snapshots === undefined ? '' : `at N=${snapshots}`;
 }
 
 /** Whether the mail says something else. */
@@ -304,17 +312,24 @@ function judgeSpeed(results: Measurements, format: string, snapshots: number): J
 /** Many are more than one: a budget that ended there leaves nothing to judge. */
 function judgeMany(results: Measurements, format: string): Judgement | undefined {
   const many = manyFor(format, results);
+  if (isQemu(format) && many <= 1) return undefined;
   const judgement = judgeSpeed(results, format, many);
-  if (judgement === undefined || !isQemu(format)) return judgement;
-  return many > 1 ? { ...judgement, measured: `at N=${many}; ${judgement.measured}` } : undefined;
+  return judgement && { ...judgement, ...fewer(results, many) };
+}
+
+/** The number of snapshots, where the run has more of others. */
+function fewer({ reads, sessions }: Measurements, many: number): Pick<Judgement, 'snapshots'> {
+  const most = Math.max(0, ...[...reads, ...sessions].map(({ snapshots }) => snapshots));
+  return many < most ? { snapshots: many } : {};
 }
 
 /** QEMU does not tell what it has in memory: its process alone decides. */
 function judgeProcess(results: Measurements, format: string, many: number): Judgement | undefined {
   const growth = processGrowth(results.processMemory, format, many);
   if (many <= 1 || growth === undefined) return undefined;
-  const measured = `at N=${many}; process ${signed(growth)}; metadata: not told by QEMU`;
-  return { value: Math.max(0, growth), measured, verdict: grade(growth, scales.growth) };
+  const measured = `process ${signed(growth)}; metadata: not told by QEMU`;
+  const verdict = grade(growth, scales.growth);
+  return { value: Math.max(0, growth), measured, verdict, ...fewer(results, many) };
 }
 
 function signed(bytes: number): string {

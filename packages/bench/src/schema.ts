@@ -219,7 +219,12 @@ export interface GoalRow {
   /** The same in words, with what it comes from. */
   measured: string;
   verdict: Verdict;
-  /** What the mail of 2011 says, and how that compares; neither, where the mail says nothing. */
+  /** The N it was judged at, where that is not the largest of the run: a target's budget ended there. */
+  snapshots?: number;
+  /**
+   * What the mail of 2011 says, and how that compares. No claim, where the mail says nothing; no comparison either where the
+   * verdict is better than the claim and more snapshots might have made it worse.
+   */
   claim?: Verdict;
   agreement?: 'agrees' | 'better' | 'worse';
 }
@@ -353,6 +358,7 @@ export const resultsSchema: v.GenericSchema<unknown, Results> = v.object({
       value: amount,
       measured: text,
       verdict,
+      snapshots: v.exactOptional(count),
       claim: v.exactOptional(verdict),
       agreement: v.exactOptional(v.picklist(['agrees', 'better', 'worse'])),
     }),

@@ -5,7 +5,7 @@ import { type Browser, chromium, type Page } from 'playwright-core';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { htmlReport } from '../src/publish/html.ts';
 import { scratch } from './lab.ts';
-import { publishedResults } from './samples.ts';
+import { publishedResults, resultsWithQemu } from './samples.ts';
 
 /* The page in a real browser, Debian's. Elsewhere the tests say that it is missing; CI has it. */
 
@@ -27,21 +27,32 @@ describe.skipIf(!existsSync(executablePath) && !process.env['CI'])('the report i
   let address: string;
   const complaints: string[] = [];
 
+  let besideQemu: string;
+
   beforeAll(async () => {
-    const file = at('report.html');
-    await writeFile(file, htmlReport(results));
-    address = pathToFileURL(file).href;
+    for (const [name, page] of [
+      ['report.html', htmlReport(results)],
+      ['beside-qemu.html', htmlReport(resultsWithQemu())],
+    ] as const) {
+      await writeFile(at(name), page);
+    }
+    address = pathToFileURL(at('report.html')).href;
+    besideQemu = pathToFileURL(at('beside-qemu.html')).href;
     browser = await chromium.launch({ executablePath, args: flags });
   }, 60_000);
 
   afterAll(() => browser.close());
 
-  async function open(width: number, options: { javaScriptEnabled?: boolean } = {}): Promise<Page> {
+  async function open(
+    width: number,
+    options: { javaScriptEnabled?: boolean } = {},
+    place: string = address,
+  ): Promise<Page> {
     const context = await browser.newContext({ viewport: { width, height: 900 }, ...options });
     const page = await context.newPage();
     page.on('console', (message) => void complaints.push(message.text()));
     page.on('pageerror', (error) => void complaints.push(error.message));
-    await page.goto(address);
+    await page.goto(place);
     return page;
   }
 
@@ -70,6 +81,48 @@ describe.skipIf(!existsSync(executablePath) && !process.env['CI'])('the report i
     const shown = page.locator('.evidence:target');
     expect(await shown.count()).toBe(1);
     expect((await shown.boundingBox())!.y).toBeGreaterThanOrEqual(0);
+    await page.context().close();
+  });
+
+  it.each([1280, 400])(
+    'has room for QEMU’s columns in the matrix at %d pixels, each cell with its evidence',
+    async (width) => {
+      const page = await open(width, {}, besideQemu);
+      const goals = resultsWithQemu().goals;
+      expect(await page.evaluate('document.documentElement.scrollWidth')).toBeLessThanOrEqual(width);
+      const cells = page.locator('.matrix td a');
+      expect(await cells.count()).toBe(goals.length);
+      // At 1280 pixels all of it is seen at once; at 400 the columns move under the goals, which stay.
+      const row = page.locator('.matrix tbody th').first();
+      const last = page.locator('.matrix tbody tr').first().locator('td').last();
+      await last.scrollIntoViewIfNeeded();
+      const [heading, cell] = [(await row.boundingBox())!, (await last.boundingBox())!];
+      expect(heading.x).toBeGreaterThanOrEqual(0);
+      expect(cell.x).toBeGreaterThanOrEqual(heading.x + heading.width - 1);
+      expect(cell.x + cell.width).toBeLessThanOrEqual(width);
+      // No word of a cell is wider than the cell.
+      const torn =
+        "[...document.querySelectorAll('.matrix td')].filter((td) => td.scrollWidth > td.clientWidth)";
+      expect(await page.evaluate(`${torn}.length`)).toBe(0);
+      for (const format of ['qemu-qcow2', 'qemu-qcow2-chain', 'qemu-vmdk-chain']) {
+        await page.locator(`.matrix a[href="#G3-${format}"]`).click();
+        expect(await page.locator('.evidence:target').textContent()).toContain(format);
+      }
+      expect(await page.locator('#trends').isVisible()).toBe(true);
+      expect(complaints).toEqual([]);
+      await page.context().close();
+    },
+  );
+
+  it('draws an original as ours of it is drawn, hollow', async () => {
+    const page = await open(1280, {}, besideQemu);
+    const looks = (which: string): Promise<unknown> =>
+      page.evaluate(
+        `[...document.querySelectorAll('#reads svg.chart ${which}')].map((each) => getComputedStyle(each).color)`,
+      );
+    expect(await looks('.series.original')).toEqual(
+      ((await looks('.series:not(.original)')) as string[]).slice(1, 3),
+    );
     await page.context().close();
   });
 

@@ -9,6 +9,7 @@ import type {
   SnapshotRow,
 } from '../src/schema.ts';
 import { RESULTS_VERSION } from '../src/schema.ts';
+import { judgeTrends } from '../src/targets/trends.ts';
 
 /* Results that nobody measured, for the rules and the report: everything equal, until a test changes one number. */
 
@@ -257,4 +258,70 @@ export function publishedResults(): Results {
   );
   results.goals = judge(results, FORMATS);
   return results;
+}
+
+const QEMU_FORMATS = ['qemu-qcow2', 'qemu-qcow2-chain', 'qemu-vmdk-chain'] as const;
+const QEMU_COUNTS = [0, 1, 10, 100] as const;
+const QEMU_BYTES = 16 * MIB;
+
+/** The published results, and QEMU's beside them. */
+export function resultsWithQemu(): Results {
+  const ours = publishedResults();
+  const cells = QEMU_FORMATS.flatMap((format) => QEMU_COUNTS.map((snapshots) => ({ format, snapshots })));
+  const all = [{ format: 'qemu-raw', snapshots: 0 }, ...cells];
+  const rows = all.map(({ format, snapshots }) => requests(format, snapshots));
+  const pass = (which: OverwriteRow['pass']): OverwriteRow[] =>
+    all.map(({ format, snapshots }) => ({ ...requests(format, snapshots), pass: which, flushEvery: 64 }));
+  for (const [index, row] of rows.entries())
+    row.roundMicros = row.roundMicros.map((micros) => micros + index);
+  const measured = {
+    ...ours,
+    profile: { ...ours.profile, qemu: { imageBytes: QEMU_BYTES } },
+    reads: [...ours.reads, ...rows],
+    overwrites: [...ours.overwrites, ...pass('first'), ...pass('steady')],
+    allocations: [
+      ...ours.allocations,
+      ...['qemu-raw', ...QEMU_FORMATS].map((format) => ({
+        ...requests(format, 0),
+        variant: 'as is' as const,
+        how: 'as qemu-img makes it',
+      })),
+    ],
+    opens: [...ours.opens, ...all.map((cell) => ({ ...cell, milliseconds: [1, 2, 3] }))],
+    processMemory: [
+      ...ours.processMemory,
+      ...all.map((cell) => ({ ...cell, rssBytes: [(8 + cell.snapshots / 10) * MIB] })),
+    ],
+    snapshotOperations: [
+      ...ours.snapshotOperations,
+      ...cells.flatMap(({ format, snapshots }) =>
+        (['create', 'delete'] as const)
+          .filter((kind) => kind === 'create' || snapshots > 0)
+          .map((kind) => ({
+            ...operation(kind, format, snapshots),
+            imageBytes: QEMU_BYTES,
+            countedSamples: 1,
+          })),
+      ),
+    ],
+  };
+  const formats = [...ours.formats, ...QEMU_FORMATS];
+  return {
+    ...measured,
+    formats,
+    goals: judge(measured, formats),
+    omissions: [{ scenario: 'larger N', format: 'qemu-qcow2-chain', reason: 'budget ended at N=100' }],
+    qemu: {
+      version: '7.2.22',
+      yardstick: 'qemu-raw',
+      starts: { qemuIoMs: 5, qemuImgMs: 6 },
+      sessions: all.map((cell) => ({
+        ...cell,
+        opening: someCalls(4),
+        closing: someCalls(1),
+        comparedRequests: 1000,
+      })),
+      trends: judgeTrends(measured),
+    },
+  };
 }

@@ -87,7 +87,11 @@ function lines(
   variable: string,
   series: readonly Series[],
 ): LineChart[] {
+  // A logarithmic axis has no place for nothing, which a time has that is as short as the one taken off it.
+  const places = (points: readonly Point[]): readonly Point[] =>
+    chart.y.scale === 'log' || chart.y.scale === 'binary' ? points.filter(({ y }) => y > 0) : points;
   const drawn = series
+    .map((each) => ({ ...each, points: places(each.points) }))
     .filter(({ points }) => points.length > 0)
     .map((each) => ({ ...each, law: lawOf(each.points, variable) }));
   return drawn.some(({ points }) => points.length > 1) ? [{ kind: 'lines', ...chart, series: drawn }] : [];

@@ -1,7 +1,7 @@
 import { besideSections, type Section } from '../axes/wording.ts';
 import { barCells } from '../figures.ts';
 import { noisyRows } from '../noise.ts';
-import { contradicts, goalTitles, reasons } from '../rules.ts';
+import { contradicts, goalTitles, isQemu, reasons, reservation } from '../rules.ts';
 import type { GoalName, GoalRow, Results } from '../schema.ts';
 import { percent, size } from '../wording.ts';
 import { trendCells, trendGroups, trendHead, trendNote, trendSummary } from '../targets/wording.ts';
@@ -54,8 +54,9 @@ export function htmlReport(results: Results): string {
   ].join('\n');
 }
 
-function titleOf({ formats }: Results): string {
-  return `Snapshot strategies: ${formats.join(', ')}`;
+function titleOf({ formats, qemu }: Results): string {
+  const beside = qemu === undefined ? '' : ', and QEMU’s own';
+  return `Snapshot strategies: ${formats.filter((format) => !isQemu(format)).join(', ')}${beside}`;
 }
 
 function heading(results: Results): string {
@@ -91,9 +92,15 @@ function matrix({ goals, formats }: Results): string {
   );
 }
 
-function saidOf({ agreement, claim }: GoalRow): string {
-  if (agreement === undefined) return 'the mail is silent';
-  return agreement === 'agrees' ? 'as the mail says' : `${agreement} than the mail’s “${claim}”`;
+function saidOf(row: GoalRow): string {
+  const { agreement, claim } = row;
+  const said =
+    agreement === undefined
+      ? `the mail ${claim === undefined ? 'is silent' : `says “${claim}”`}`
+      : agreement === 'agrees'
+        ? 'as the mail says'
+        : `${agreement} than the mail’s “${claim}”`;
+  return [reservation(row), said].filter((part) => part !== '').join('; ');
 }
 
 function contradictions({ goals }: Results): string {
@@ -120,7 +127,9 @@ function goalSection(goal: GoalName, { goals }: Results, charts: readonly Chart[
     .filter(({ id }) => goalCharts[goal].includes(id))
     .map(({ id, title }) => `<a href="#${id}">${escapeText(title)}</a>`);
   const evidence = rows.map((row) => {
-    const facts = row.measured.split('; ').map((fact) => `<li>${escapeText(fact)}</li>`);
+    const facts = [reservation(row), ...row.measured.split('; ')]
+      .filter((fact) => fact !== '')
+      .map((fact) => `<li>${escapeText(fact)}</li>`);
     return (
       `<div class="evidence" id="${anchor(row)}"><h3>${goal}, ${escapeText(row.format)}: ` +
       `<span class="${row.verdict.replace(' ', '-')}">${row.verdict}</span></h3>` +
@@ -135,7 +144,7 @@ function trendSection({ qemu }: Results): string {
   if (qemu === undefined) return '';
   const tables = trendGroups(qemu.trends).map(({ title, rows }) => {
     const table = { head: [title, ...trendHead.slice(1)], rows: rows.map(trendCells) };
-    return `<h3>${escapeText(title)}</h3><div class="wide">${htmlTable(table)}</div>`;
+    return `<div class="wide trend">${htmlTable(table)}</div>`;
   });
   return (
     `<section><h2 id="trends">Our drivers against the original</h2><p>${escapeText(trendSummary(qemu.trends))}. ${escapeText(trendNote)}</p>` +

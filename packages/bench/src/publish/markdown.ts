@@ -1,6 +1,6 @@
-import { contradicts, goalTitles, reasons } from '../rules.ts';
 import { besideSections } from '../axes/wording.ts';
-import type { GoalName, Results } from '../schema.ts';
+import { contradicts, goalTitles, reasons, reservation } from '../rules.ts';
+import type { GoalName, GoalRow, Results } from '../schema.ts';
 import { trendCells, trendGroups, trendHead, trendNote, trendSummary } from '../targets/wording.ts';
 import { size } from '../wording.ts';
 import { chartsOf } from './charts.ts';
@@ -18,7 +18,7 @@ export function markdownReport(results: Results): string {
       ...formats.map((format) => {
         const row = goals.find((each) => each.goal === goal && each.format === format);
         if (row === undefined) return '–';
-        return contradicts(row) ? `${row.verdict} (mail: ${row.claim})` : row.verdict;
+        return `${row.verdict}${notesOf(row)}`;
       }),
     ]),
   };
@@ -58,6 +58,13 @@ export function markdownReport(results: Results): string {
     ]),
     '',
   ].join('\n');
+}
+
+function notesOf(row: GoalRow): string {
+  const notes = [reservation(row), contradicts(row) ? `mail: ${row.claim}` : ''].filter(
+    (note) => note !== '',
+  );
+  return notes.length === 0 ? '' : ` (${notes.join(', ')})`;
 }
 
 function trendLines({ qemu }: Results): string[] {

@@ -39,7 +39,7 @@ export interface QemuPart {
   version: string;
   /** The name under which raw through QEMU itself runs along. */
   yardstick: string;
-  /** What is taken off the times of processes: those of processes that do nothing. */
+  /** What is taken off the times of processes: the least that one takes which does nothing. */
   starts: { qemuIoMs: number; qemuImgMs: number };
   sessions: QemuSessionRow[];
   trends: TrendRow[];

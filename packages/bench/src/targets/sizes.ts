@@ -51,7 +51,7 @@ export const qemuSizes: Readonly<Record<'quick' | 'standard' | 'full', QemuSizes
     overwriteRounds: 10,
     readRounds: 10,
     readBatch: 128,
-    cellBudgetMs: 4000,
+    cellBudgetMs: 2000,
     openRounds: 5,
     openLimitMs: 4000,
     snapshotIterations: 3,
