@@ -1,6 +1,7 @@
 import { describe, expect, it } from 'vitest';
 import { readArguments, UsageError } from '../src/arguments.ts';
 import { cutShares } from '../src/shares.ts';
+import { driverNames } from '../src/subjects.ts';
 
 describe('the arguments of the lab', () => {
   it.each([
@@ -28,7 +29,7 @@ describe('the arguments of the lab', () => {
     const request = readArguments(['--time', '60s', '--jobs', '3', '--seed', '7', '--part', 'crash']);
     const shares = cutShares(request!);
     expect(shares.map(({ driver, seed }) => `${driver} ${seed}`)).toEqual(
-      ['fvd', 'qcow2', 'vmdk'].flatMap((driver) => [7, 8, 9].map((seed) => `${driver} ${seed}`)),
+      driverNames.flatMap((driver) => [7, 8, 9].map((seed) => `${driver} ${seed}`)),
     );
     expect(shares.reduce((sum, { seconds }) => sum + seconds, 0)).toBeCloseTo(3 * 60);
   });
@@ -36,6 +37,6 @@ describe('the arguments of the lab', () => {
   it('leave out what a driver does not do', () => {
     const request = readArguments(['--workload', 'shrink', '--jobs', '1']);
     const drivers = cutShares(request!).map(({ driver }) => driver);
-    expect(drivers).toEqual(['fvd', 'qcow2']);
+    expect(drivers).toEqual(['fvd', 'qcow2', 'qcow2-data', 'qcow2-raw']);
   });
 });

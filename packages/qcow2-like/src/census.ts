@@ -159,6 +159,9 @@ class Counting implements Census {
       } else if (hostOffset !== 0 && this.#structure('L2 table', hostOffset, clusterBytes)) {
         if (structure === activeL1) this.references.add(hostOffset / clusterBytes, 1, 0, flagOf(hi));
         const known = this.#tables.get(hostOffset);
+        // Clusters in a data file have one guest offset each, so their table has one place.
+        if (known !== undefined && this.#file.hasDataFile)
+          this.#problem(structure, `entry ${l1Index} points to the L2 table of entry ${known.at.l1Index}`);
         if (known !== undefined) known.times += 1;
         else this.#tables.set(hostOffset, { at: { hostOffset, l1Index }, times: 1 });
       }
@@ -243,11 +246,12 @@ class Counting implements Census {
       const lo = view.getUint32(at + 4);
       const hostOffset = hostOffsetOf(hi, lo);
       const offset = (l1Index * l2EntryCount + at / l2EntryBytes) * clusterBytes;
-      if ((hi & (copiedFlag | compressedFlag)) === 0 && hostOffset === 0) continue;
+      const isSound = !isMalformed(hi, lo, clusterBytes, flags);
+      if ((hi & (copiedFlag | compressedFlag)) === 0 && hostOffset === 0 && isSound) continue;
       const problem =
         (hi & compressedFlag) !== 0
           ? 'is of a compressed cluster, with an external data file'
-          : isMalformed(hi, lo, clusterBytes, flags)
+          : !isSound
             ? 'has reserved bits set'
             : hostOffset !== offset
               ? 'points elsewhere than to its guest offset'

@@ -1,8 +1,8 @@
 // The whole suite once more for images with an external data file, which are short of some capabilities.
 
 import { conformance } from '@cowlab/conformance';
+import { qcow2WithDataFile } from '@cowlab/qcow2-like';
 import { describe } from 'vitest';
-import { withDataFile } from './data-file-driver.ts';
 
 describe.each([
   { raw: false, options: { cluster_size: 4096 } },
@@ -11,5 +11,5 @@ describe.each([
   { raw: false, options: { cluster_size: 16_384, extended_l2: true } },
   { raw: true, options: { cluster_size: 16_384, extended_l2: true } },
 ])('with a data file, %o', ({ raw, options }) => {
-  conformance({ driver: withDataFile(raw), options, judge: { format: 'qcow2' } });
+  conformance({ driver: qcow2WithDataFile(raw), options, judge: { format: 'qcow2' } });
 });

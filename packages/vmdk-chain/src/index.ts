@@ -1,2 +1,3 @@
 export { vmdk } from './driver.ts';
+export { vmdkFlat } from './flat-driver.ts';
 export { vmdkStructures } from './structures.ts';

@@ -3,7 +3,7 @@
 import { malformed, type Mutant, type Sample } from '@cowlab/conformance';
 import { createDisk, MemoryFolder, openDisk } from '@cowlab/core';
 import { readFileSync } from 'node:fs';
-import { vmdk, vmdkStructures } from '../src/index.ts';
+import { vmdk, vmdkFlat, vmdkStructures } from '../src/index.ts';
 
 const corpus = JSON.parse(
   readFileSync(new URL('fixtures/mutants.json', import.meta.url), 'utf8'),
@@ -26,16 +26,13 @@ async function stream(): Promise<Sample> {
 
 const samples = [await stream()];
 
-/** A flat disk can have no parent. */
-const flat = { ...vmdk, capabilities: { ...vmdk.capabilities, backing: false } };
-
 malformed(
   [
     { driver: vmdk, options: { grain_size: 4096 }, samples },
     { driver: vmdk, options: { grain_size: 4096, zeroed_grain: true } },
     { driver: vmdk, options: { grain_size: 65_536 } },
     { driver: vmdk, options: { grain_size: 4096, subformat: 'twoGbMaxExtentSparse', extent_size: 32_768 } },
-    { driver: flat, options: { grain_size: 4096, subformat: 'twoGbMaxExtentFlat', extent_size: 32_768 } },
+    { driver: vmdkFlat, options: { grain_size: 4096, subformat: 'twoGbMaxExtentFlat', extent_size: 32_768 } },
   ].map((subject) => ({ ...subject, structures: vmdkStructures })),
   corpus,
   800,

@@ -1,9 +1,9 @@
 import { posix } from 'node:path';
 import type { BlockDriver, OptionValues } from '@cowlab/core';
-import { qcow2 } from '@cowlab/qcow2-like';
+import { qcow2 } from './driver.ts';
 
 /** QCOW2 images whose data lie in `NAME.data`, as a driver of its own: with what such images can do, and no more. */
-export function withDataFile(raw: boolean): BlockDriver {
+export function qcow2WithDataFile(raw: boolean): BlockDriver {
   const optionsOf = (name: string): OptionValues => ({ data_file: name, data_file_raw: raw });
   return {
     ...qcow2,
