@@ -23,7 +23,7 @@ const arrows: Record<string, string[]> = {
   nbd: ['core'],
   bench: ['core', 'nbd', ...driverNames],
   cli: ['bench', 'core', 'nbd', ...driverNames],
-  lab: ['conformance', 'core', ...driverNames],
+  lab: ['conformance', 'core', 'nbd', ...driverNames],
 };
 
 function withoutComments(code: string): string {
