@@ -136,6 +136,29 @@ describe.each(modes)('with %s replies', (mode) => {
   });
 });
 
+describe('extended headers', () => {
+  it.each([Command.trim, Command.blockStatus, Command.flush, 4711])(
+    'a payload that command %i has none of is passed over',
+    async (type) => {
+      const { uri } = await serve(folder, await memoryDisk(MIB));
+      const nbd = await TestClient.open(uri, { mode: 'extended', contexts: ['base:allocation'] });
+      const payload = pattern(100_000);
+      const refused = await nbd.request({ type, flags: CommandFlag.payloadLength, payload });
+      expect(refused.error).toBe(WireError.invalid);
+      expect((await nbd.request({ type: Command.flush })).error).toBe(0);
+      nbd.close();
+    },
+  );
+
+  it('a block status may ask for more than 4 GiB', async () => {
+    const { uri } = await serve(folder, await memoryDisk(2 ** 40));
+    const nbd = await TestClient.open(uri, { mode: 'extended', contexts: ['base:allocation'] });
+    const { chunks } = await nbd.request({ type: Command.blockStatus, length: 2 ** 40 });
+    expect(chunks[0]?.payload.readBigUInt64BE(8)).toBe(BigInt(2 ** 40));
+    nbd.close();
+  });
+});
+
 describe.each<ReplyMode>(['structured', 'extended'])('block status with %s replies', (mode) => {
   const wide = mode === 'extended' ? 16 : 8;
 
