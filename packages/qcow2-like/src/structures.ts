@@ -1,7 +1,7 @@
 import { entryFields, type FieldTable, type FoundStructure, readU64BE, roundUp, viewOf } from '@cowlab/core';
 import { hostOffsetOf } from './entries.ts';
-import { headerFields, snapshotFields } from './layout-fields.ts';
-import { magic } from './layout.ts';
+import { bitmapFields, headerFields, snapshotFields } from './layout-fields.ts';
+import { extensionBitmaps, magic } from './layout.ts';
 
 /** The structures of a valid image, in the order in which the header leads to them; none in other files. */
 export function qcow2Structures(file: string, bytes: Uint8Array): FoundStructure[] {
@@ -11,6 +11,18 @@ export function qcow2Structures(file: string, bytes: Uint8Array): FoundStructure
 }
 
 const v2Fields: FieldTable = Object.fromEntries(Object.entries(headerFields).filter(([, { at }]) => at < 72));
+
+const anyExtension: FieldTable = {
+  type: { at: 0, bytes: 4, meaning: '' },
+  length: { at: 4, bytes: 4, meaning: '' },
+};
+
+const bitmapsExtension: FieldTable = {
+  ...anyExtension,
+  nb_bitmaps: { at: 8, bytes: 4, meaning: '' },
+  bitmap_directory_size: { at: 16, bytes: 8, meaning: '' },
+  bitmap_directory_offset: { at: 24, bytes: 8, meaning: '' },
+};
 
 class Finder {
   readonly #file: string;
@@ -36,6 +48,7 @@ class Finder {
     const l1At = readU64BE(view, headerFields.l1_table_offset.at);
     this.#pointers('L1 table', l1At, view.getUint32(headerFields.l1_size.at), 'L2 table');
     this.#snapshots();
+    if (!isOld) this.#extensions(headerBytes);
     return this.#found;
   }
 
@@ -54,6 +67,30 @@ class Finder {
       };
       this.#add('snapshot table entry', at, entryBytes, { ...snapshotFields, ...extra });
       this.#pointers('L1 table', readU64BE(view, at), field('l1_size'), 'L2 table');
+      at += roundUp(entryBytes, 8);
+    }
+  }
+
+  /** Each is a type, a length, and so many bytes, padded to 8; the type 0 ends them. */
+  #extensions(start: number): void {
+    const view = this.#view;
+    for (let at = start; at + 8 <= this.#clusterBytes && view.getUint32(at) !== 0; ) {
+      const length = view.getUint32(at + 4);
+      const isOfBitmaps = view.getUint32(at) === extensionBitmaps;
+      this.#add('header extension', at, 8 + length, isOfBitmaps ? bitmapsExtension : anyExtension);
+      if (isOfBitmaps) this.#bitmaps(readU64BE(view, at + 24), readU64BE(view, at + 16));
+      at += 8 + roundUp(length, 8);
+    }
+  }
+
+  #bitmaps(start: number, bytes: number): void {
+    const view = this.#view;
+    const { bitmap_table_offset: place, bitmap_table_size: size, name_size: name } = bitmapFields;
+    for (let at = start; at < start + bytes; ) {
+      const entryBytes = 24 + view.getUint16(at + name.at);
+      this.#add('bitmap directory entry', at, entryBytes, bitmapFields);
+      const count = view.getUint32(at + size.at);
+      this.#add('bitmap table', readU64BE(view, at + place.at), count * 8, entryFields(count, 8));
       at += roundUp(entryBytes, 8);
     }
   }
