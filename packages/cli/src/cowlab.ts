@@ -7,5 +7,10 @@ process.stdout.on('error', (error: NodeJS.ErrnoException) => {
   process.exit(0);
 });
 
+// Nor is it that nobody reads what a server says beside its answers.
+process.stderr.on('error', (error: NodeJS.ErrnoException) => {
+  if (error.code !== 'EPIPE') throw error;
+});
+
 // Not process.exit(): what was written to a pipe has to drain first.
 process.exitCode = await main(process.argv.slice(2), process);

@@ -14,6 +14,7 @@ const HINTS: Readonly<Partial<Record<CowlabError['code'], string>>> = {
 };
 
 function hintOf({ code, data }: CowlabError): string {
+  if (data.field === 'listen.host') return '; --allow-remote allows it, with --tls-… or --allow-plaintext';
   if (code === 'ERR_LOCKED' && data.value === 'shared') return '; --force-share reads it all the same';
   return HINTS[code] ?? '';
 }

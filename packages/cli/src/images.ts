@@ -1,16 +1,10 @@
-import path from 'node:path';
-import {
-  CowlabError,
-  type Disk,
-  FileFolder,
-  openDisk,
-  type Storage,
-  type StorageOpenOptions,
-} from '@cowlab/core';
+import { CowlabError, type Disk, type FileIo, openDisk, type StorageFolder } from '@cowlab/core';
+import { isNbdUri } from '@cowlab/nbd';
 import { invalidUse, underPath } from './errors.ts';
 import { driverOf, drivers } from './formats.ts';
+import { fileOf, type Place, placeOf } from './places.ts';
 
-/* Opening images by the paths that people type, and putting new ones in the place of old ones. */
+/* Opening images by the paths or URIs that people type, and putting new ones in the place of old ones. */
 
 export interface OpenRequest {
   readonly format?: string | undefined;
@@ -24,45 +18,19 @@ export interface OpenRequest {
   readonly forceShare?: boolean | undefined;
   /** Opens no backing file. */
   readonly withoutBacking?: boolean;
+  /** How files are read and written. */
+  readonly io?: FileIo | undefined;
   /** That of the file, where the caller wants to know what happens there. */
-  readonly folder?: RecordingFolder;
+  readonly place?: Place;
 }
 
-/** A folder that remembers which files were opened through it (what an image consists of), and which names it has made. */
-export class RecordingFolder extends FileFolder {
-  readonly opened: Set<string> = new Set<string>();
-  readonly made: Set<string> = new Set<string>();
-
-  override async open(name: string, options: StorageOpenOptions): Promise<Storage> {
-    const storage = await super.open(name, options);
-    this.opened.add(await this.identify(name));
-    return storage;
-  }
-
-  override async create(name: string): Promise<Storage> {
-    const storage = await super.create(name);
-    this.made.add(name);
-    return storage;
-  }
-
-  override async link(from: string, to: string): Promise<void> {
-    await super.link(from, to);
-    this.made.add(to);
-  }
-
-  override async rename(from: string, to: string): Promise<void> {
-    await super.rename(from, to);
-    this.made.add(to);
-  }
-}
-
-/** An opened image with the real paths of all files that it reads from, backing files included. */
+/** An opened image with the identities of all files that it reads from, backing files included. */
 export interface OpenedImage {
   readonly disk: Disk;
   readonly files: ReadonlySet<string>;
 }
 
-export async function openImage(file: string, request: OpenRequest = {}): Promise<OpenedImage> {
+export async function openImage(typed: string, request: OpenRequest = {}): Promise<OpenedImage> {
   const {
     format,
     allow,
@@ -72,13 +40,12 @@ export async function openImage(file: string, request: OpenRequest = {}): Promis
     withoutBacking = false,
   } = request;
   if (writable && forceShare) throw invalidUse('--force-share', 'only reads');
-  if (format !== undefined) driverOf(format, `${file}: format`);
-  const { folder = new RecordingFolder(path.dirname(file)) } = request;
-  const name = path.basename(file);
+  if (format !== undefined) driverOf(format, `${typed}: format`);
+  const { folder, file, opened } = request.place ?? placeOf(typed, request.io);
   const gate = { allow: allow ?? [] };
   try {
     const disk = await openDisk(
-      { folder, file: name },
+      { folder, file },
       {
         drivers,
         readOnly: !writable,
@@ -89,55 +56,54 @@ export async function openImage(file: string, request: OpenRequest = {}): Promis
         ...(format !== undefined && { format }),
       },
     );
-    return { disk, files: folder.opened };
+    return { disk, files: opened };
   } catch (error) {
-    throw underPath(error, file, name);
+    throw underPath(error, typed, file);
   }
 }
 
 /** Opens an image, runs `use`, and closes it whatever happens; a failure of `use` is the one that is reported. */
 export async function withImage<T>(
-  file: string,
+  typed: string,
   request: OpenRequest,
   use: (disk: Disk) => Promise<T>,
 ): Promise<T> {
-  const { disk } = await openImage(file, request);
-  return closing(disk, file, () => use(disk));
+  const { disk } = await openImage(typed, request);
+  return closing(disk, typed, () => use(disk));
 }
 
 /** Runs `use` and then closes the disk, keeping the first failure. */
-export async function closing<T>(disk: Disk, file: string, use: () => Promise<T>): Promise<T> {
+export async function closing<T>(disk: Disk, typed: string, use: () => Promise<T>): Promise<T> {
   let result: T;
   try {
     result = await use();
   } catch (error) {
     // What went wrong first is what matters.
     await disk.close().catch(() => undefined);
-    throw underPath(error, file, path.basename(file));
+    throw underPath(error, typed, fileOf(typed));
   }
   await disk.close();
   return result;
 }
 
 /**
- * Runs `make`, which creates `file` anew. An old file of that name is refused, or with `force` set aside until
- * `make` has succeeded: a failure leaves it as it was.
+ * Runs `make`, which creates an image anew. An old file of that name is refused, or with `force` set aside until
+ * `make` has succeeded: a failure leaves it as it was. An export of a server is there always, and cannot be set aside.
  */
-export async function inPlaceOf(file: string, force: boolean, make: () => Promise<void>): Promise<void> {
-  const folder = new FileFolder(path.dirname(file));
-  const name = path.basename(file);
-  const replaced = await folder.exists(name);
+export async function inPlaceOf(typed: string, force: boolean, make: () => Promise<void>): Promise<void> {
+  const { folder, file } = placeOf(typed);
+  const replaced = await folder.exists(file);
   if (replaced && !force) {
-    throw new CowlabError('ERR_EXISTS', `${file}: exists already; --force replaces it`, { file });
+    throw new CowlabError('ERR_EXISTS', `${typed}: exists already; --force replaces it`, { file: typed });
   }
   try {
-    await (replaced ? replacing(folder, name, make) : make());
+    await (replaced && !isNbdUri(typed) ? replacing(folder, file, make) : make());
   } catch (error) {
-    throw underPath(error, file, name);
+    throw underPath(error, typed, file);
   }
 }
 
-async function replacing(folder: FileFolder, name: string, make: () => Promise<void>): Promise<void> {
+async function replacing(folder: StorageFolder, name: string, make: () => Promise<void>): Promise<void> {
   // Directories and devices do not open, and are not ours to set aside; nor is an image that somebody has open.
   await (await folder.open(name, { readOnly: true, lock: 'exclusive' })).close();
   const aside = `.${name}.replaced-${process.pid}`;

@@ -9,6 +9,8 @@ export type {
   MapEntryJson,
   MeasureJson,
   RebaseJson,
+  ServeJson,
+  ServeStatisticsJson,
   SnapshotJson,
 } from './json.ts';
 export { main } from './main.ts';

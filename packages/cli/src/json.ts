@@ -2,11 +2,13 @@ import type {
   CheckReport,
   CommitReport,
   CompactReport,
+  Disk,
   ImageInfo,
   Measurement,
   RebaseReport,
   SnapshotInfo,
 } from '@cowlab/core';
+import type { NbdExport, NbdServerStats } from '@cowlab/nbd';
 
 /*
  * The shapes that `--json` prints. What qemu-img's `--output=json` has too bears the same name, so that scripts
@@ -126,6 +128,93 @@ export interface CompactJson {
   readonly 'bytes-before': number;
   readonly 'bytes-after': number;
   readonly 'moved-bytes': number;
+}
+
+/** What a server says when clients can come. */
+export interface ServeJson {
+  /** That of the default export, or of the first. */
+  readonly uri: string;
+  readonly pid: number;
+  readonly exports: readonly {
+    readonly name: string;
+    readonly 'virtual-size': number;
+    readonly 'read-only': boolean;
+  }[];
+}
+
+/** What a server says on SIGUSR1, of the time since it began to listen. */
+export interface ServeStatisticsJson {
+  readonly uri: string;
+  readonly seconds: number;
+  /** Now. */
+  readonly connections: number;
+  readonly 'total-connections': number;
+  /** By command, those refused included. */
+  readonly requests: {
+    readonly read: number;
+    readonly write: number;
+    readonly disconnect: number;
+    readonly flush: number;
+    readonly trim: number;
+    readonly cache: number;
+    readonly 'write-zeroes': number;
+    readonly 'block-status': number;
+  };
+  readonly 'read-bytes': number;
+  readonly 'written-bytes': number;
+  /** Replies that told an error. */
+  readonly errors: number;
+  /** What clients hold beyond their allowances, now. */
+  readonly 'excess-bytes': number;
+  readonly images: readonly {
+    readonly filename: string;
+    readonly format: string;
+    /** Mapping metadata in memory, now. */
+    readonly 'metadata-bytes': number;
+  }[];
+}
+
+/** A disk that is served, and what it was called by. */
+export interface ServedImage {
+  readonly filename: string;
+  readonly disk: Disk;
+}
+
+export function serveJson(uri: string, exports: readonly NbdExport[]): ServeJson {
+  return {
+    uri,
+    pid: process.pid,
+    exports: exports.map(({ name, disk, readOnly }) => ({
+      name,
+      'virtual-size': disk.size,
+      'read-only': readOnly || disk.readOnly,
+    })),
+  };
+}
+
+export function serveStatisticsJson(
+  uri: string,
+  seconds: number,
+  stats: NbdServerStats,
+  images: readonly ServedImage[],
+): ServeStatisticsJson {
+  const { writeZeroes, blockStatus, ...requests } = stats.requests;
+  return {
+    uri,
+    seconds,
+    connections: stats.connections,
+    'total-connections': stats.totalConnections,
+    requests: { ...requests, 'write-zeroes': writeZeroes, 'block-status': blockStatus },
+    'read-bytes': stats.readBytes,
+    'written-bytes': stats.writtenBytes,
+    errors: stats.errors,
+    'excess-bytes': stats.excessBytes,
+    images: images.map(({ filename, disk }) => ({
+      filename,
+      format: disk.format,
+      'metadata-bytes': disk.stats().residentMetadataBytes,
+    })),
+  };
 }
 
 export function compactJson(filename: string, format: string, report: CompactReport): CompactJson {

@@ -17,6 +17,7 @@ import { addMap } from './verbs/map.ts';
 import { addMeasure } from './verbs/measure.ts';
 import { addRebase } from './verbs/rebase.ts';
 import { addResize, protectNegativeSize } from './verbs/resize.ts';
+import { addServe } from './verbs/serve.ts';
 import { addSnapshot } from './verbs/snapshot.ts';
 
 const verbs: readonly AddVerb[] = [
@@ -34,6 +35,7 @@ const verbs: readonly AddVerb[] = [
   addMeasure,
   addAmend,
   addCompact,
+  addServe,
   addBench,
 ];
 
@@ -49,9 +51,9 @@ function version(): string {
  */
 export async function main(argv: readonly string[], io: CliIo = process): Promise<number> {
   const output = new Output(io);
-  const session: Session = { output, status: 0 };
+  const session: Session = { output, argv, status: 0 };
   const program = new Command('cowlab')
-    .description('Create, inspect, convert, snapshot, check and benchmark virtual-disk images.')
+    .description('Create, inspect, convert, snapshot, check, serve and benchmark virtual-disk images.')
     .version(version(), '-V, --version', 'print the version')
     .exitOverride()
     .configureOutput({

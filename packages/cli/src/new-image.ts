@@ -1,4 +1,3 @@
-import path from 'node:path';
 import {
   type BackingReference,
   type BlockDriver,
@@ -7,7 +6,8 @@ import {
   type OptionValues,
 } from '@cowlab/core';
 import { drivers } from './formats.ts';
-import { closing, openImage, RecordingFolder } from './images.ts';
+import { closing, openImage } from './images.ts';
+import { placeOf } from './places.ts';
 
 /** An image that is made in order to be filled. */
 export interface NewImage {
@@ -20,20 +20,18 @@ export interface NewImage {
 
 /** Makes an image and fills it; one that could not be filled is removed again, with all files that were made for it. */
 export async function makeFilled(
-  file: string,
+  typed: string,
   { driver, size, options, backing, allow }: NewImage,
   fill: (disk: Disk) => Promise<void>,
 ): Promise<void> {
-  const folder = new RecordingFolder(path.dirname(file));
+  const place = placeOf(typed);
+  const { folder } = place;
   try {
-    await createDisk(
-      { folder, file: path.basename(file) },
-      { driver, drivers, size, options, gate: { allow }, ...(backing && { backing }) },
-    );
-    const { disk } = await openImage(file, { format: driver.name, writable: true, allow, folder });
-    await closing(disk, file, () => fill(disk));
+    await createDisk(place, { driver, drivers, size, options, gate: { allow }, ...(backing && { backing }) });
+    const { disk } = await openImage(typed, { format: driver.name, writable: true, allow, place });
+    await closing(disk, typed, () => fill(disk));
   } catch (error) {
-    for (const name of folder.made) {
+    for (const name of place.made) {
       if (await folder.exists(name)) await folder.remove(name);
     }
     throw error;

@@ -64,6 +64,11 @@ export class Output {
     return this.#style(this.io.stdout, style, text);
   }
 
+  /** A line beside the answer, on stderr. */
+  aside(text: string): void {
+    this.io.stderr.write(`${text}\n`);
+  }
+
   /** The one line of a failure. */
   failure(text: string): void {
     this.io.stderr.write(`${this.#style(this.io.stderr, 'red', 'cowlab:')} ${text}\n`);

@@ -5,6 +5,8 @@ import type { Output } from './output.ts';
 /** One run of the command: where its words go, and the status that it will end with. */
 export interface Session {
   readonly output: Output;
+  /** As typed. */
+  readonly argv: readonly string[];
   /** 0 until a verb has another answer. */
   status: number;
 }

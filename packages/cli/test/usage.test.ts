@@ -17,6 +17,7 @@ const verbs = [
   'measure',
   'amend',
   'compact',
+  'serve',
   'bench',
 ];
 

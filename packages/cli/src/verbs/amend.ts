@@ -1,10 +1,10 @@
-import path from 'node:path';
 import { amendDisk, type BlockDriver } from '@cowlab/core';
 import type { Command } from 'commander';
 import { invalidUse, underPath } from '../errors.ts';
 import { collect, driverOf, drivers, optionRows, parseOptions } from '../formats.ts';
 import { withImage } from '../images.ts';
 import { amendJson } from '../json.ts';
+import { fileOf, placeOf } from '../places.ts';
 import type { Output } from '../output.ts';
 import { type JsonOptions, type Session, type SourceOptions, withJson, withSource } from '../session.ts';
 import { underWay } from '../work.ts';
@@ -41,10 +41,16 @@ async function amend(output: Output, file: string | undefined, options: AmendVer
   const values = parseOptions(driver, options.options);
   try {
     await underWay(output, 'amend', options, (call) =>
-      amendDisk(file, { drivers, gate: { allow }, values, ...(format !== undefined && { format }), ...call }),
+      amendDisk(placeOf(file), {
+        drivers,
+        gate: { allow },
+        values,
+        ...(format !== undefined && { format }),
+        ...call,
+      }),
     );
   } catch (error) {
-    throw underPath(error, file, path.basename(file));
+    throw underPath(error, file, fileOf(file));
   }
   if (options.json) {
     return withImage(file, look, async (disk) => output.json(amendJson(file, await disk.info())));

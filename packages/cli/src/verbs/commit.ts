@@ -4,6 +4,7 @@ import type { Command } from 'commander';
 import { underPath } from '../errors.ts';
 import { driverOf, drivers } from '../formats.ts';
 import { commitJson } from '../json.ts';
+import { fileOf, placeOf } from '../places.ts';
 import type { Output } from '../output.ts';
 import { type JsonOptions, type Session, type SourceOptions, withJson, withSource } from '../session.ts';
 import { underWay } from '../work.ts';
@@ -38,7 +39,7 @@ async function commit(output: Output, file: string, options: CommitVerbOptions):
   let report: CommitReport;
   try {
     report = await underWay(output, 'commit', options, (call) =>
-      commitDisk(file, {
+      commitDisk(placeOf(file), {
         drivers,
         gate: { allow },
         keep: drop,
@@ -48,7 +49,7 @@ async function commit(output: Output, file: string, options: CommitVerbOptions):
       }),
     );
   } catch (error) {
-    throw underPath(error, file, path.basename(file));
+    throw underPath(error, file, fileOf(file));
   }
   if (options.json) return output.json(commitJson(file, report));
   if (options.quiet) return;

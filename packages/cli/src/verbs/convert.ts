@@ -1,12 +1,4 @@
-import path from 'node:path';
-import {
-  type BlockDriver,
-  CowlabError,
-  type Disk,
-  FileFolder,
-  type LongCallOptions,
-  raw,
-} from '@cowlab/core';
+import { type BlockDriver, CowlabError, type Disk, type LongCallOptions, raw } from '@cowlab/core';
 import type { Command } from 'commander';
 import { backingFolders, backingOf } from '../backing.ts';
 import { copyCompressed } from '../compressed-copy.ts';
@@ -16,6 +8,7 @@ import { collect, driverOf, formatNames, parseOptions } from '../formats.ts';
 import { closing, inPlaceOf, openImage } from '../images.ts';
 import { sizeIn, writeIncrement } from '../increment.ts';
 import { makeFilled } from '../new-image.ts';
+import { placeOf } from '../places.ts';
 import type { Output } from '../output.ts';
 import { type Session, type SourceOptions, withForceShare, withSource } from '../session.ts';
 import { assertTakesSnapshots, copyStates, firstSize } from '../snapshot-copy.ts';
@@ -154,8 +147,8 @@ async function intoPresent(
 }
 
 async function assertNotOf(files: ReadonlySet<string>, source: string, target: string): Promise<void> {
-  const folder = new FileFolder(path.dirname(target));
-  if (files.has(await folder.identify(path.basename(target)))) {
+  const { folder, file } = placeOf(target);
+  if (files.has(await folder.identify(file))) {
     throw invalidUse(target, `is a file of the source ${source}`);
   }
 }

@@ -4,6 +4,7 @@ import { backingFolders, backingOf } from '../backing.ts';
 import { invalidUse } from '../errors.ts';
 import { collect, driverOf, drivers, formatNames, optionRows, parseOptions } from '../formats.ts';
 import { inPlaceOf, withImage } from '../images.ts';
+import { placeOf } from '../places.ts';
 import type { Output } from '../output.ts';
 import { type AllowOptions, type Session, withAllow } from '../session.ts';
 import { parseSize } from '../sizes.ts';
@@ -61,7 +62,7 @@ async function create(
     const { backing: named, backingFormat: format, backingSnapshot: snapshot } = options;
     const backing =
       named === undefined ? undefined : await backingOf(file, { file: named, format, snapshot }, allow);
-    await createDisk(file, {
+    await createDisk(placeOf(file), {
       driver,
       drivers,
       options: values,
