@@ -2,7 +2,7 @@ import { CowlabError, type Disk, type FileIo, openDisk, type StorageFolder } fro
 import { isNbdUri } from '@cowlab/nbd';
 import { invalidUse, underPath } from './errors.ts';
 import { driverOf, drivers } from './formats.ts';
-import { fileOf, type Place, placeOf } from './places.ts';
+import { ExportFolder, fileOf, type Place, placeOf } from './places.ts';
 
 /* Opening images by the paths or URIs that people type, and putting new ones in the place of old ones. */
 
@@ -31,19 +31,14 @@ export interface OpenedImage {
 }
 
 export async function openImage(typed: string, request: OpenRequest = {}): Promise<OpenedImage> {
-  const {
-    format,
-    allow,
-    writable = false,
-    forRepair = false,
-    forceShare = false,
-    withoutBacking = false,
-  } = request;
+  const { allow, writable = false, forRepair = false, forceShare = false, withoutBacking = false } = request;
   if (writable && forceShare) throw invalidUse('--force-share', 'only reads');
-  if (format !== undefined) driverOf(format, `${typed}: format`);
+  if (request.format !== undefined) driverOf(request.format, `${typed}: format`);
   const { folder, file, opened } = request.place ?? placeOf(typed, request.io);
   const gate = { allow: allow ?? [] };
+  const probed = request.format === undefined && folder instanceof ExportFolder ? folder : undefined;
   try {
+    const format = request.format ?? (await probed?.probe(drivers, !writable))?.name;
     const disk = await openDisk(
       { folder, file },
       {
@@ -59,6 +54,8 @@ export async function openImage(typed: string, request: OpenRequest = {}): Promi
     return { disk, files: opened };
   } catch (error) {
     throw underPath(error, typed, file);
+  } finally {
+    await probed?.disconnect();
   }
 }
 

@@ -164,8 +164,8 @@ export interface ServeStatisticsJson {
   readonly 'written-bytes': number;
   /** Replies that told an error. */
   readonly errors: number;
-  /** What clients hold beyond their allowances, now. */
-  readonly 'excess-bytes': number;
+  /** What clients owe now: payloads that are coming or being written, replies that are on their way. */
+  readonly 'held-bytes': number;
   readonly images: readonly {
     readonly filename: string;
     readonly format: string;
@@ -208,7 +208,7 @@ export function serveStatisticsJson(
     'read-bytes': stats.readBytes,
     'written-bytes': stats.writtenBytes,
     errors: stats.errors,
-    'excess-bytes': stats.excessBytes,
+    'held-bytes': stats.heldBytes,
     images: images.map(({ filename, disk }) => ({
       filename,
       format: disk.format,

@@ -1,7 +1,9 @@
 import path from 'node:path';
 import {
+  type BlockDriver,
   FileFolder,
   type FileIo,
+  probeStorage,
   type Storage,
   type StorageFolder,
   type StorageOpenOptions,
@@ -27,13 +29,41 @@ export function placeOf(typed: string, io: FileIo = 'sync'): Place {
 }
 
 function exportPlace(uri: string): Place {
-  const folder = new NbdFolder(uri);
+  const folder = new ExportFolder(uri);
   return { folder, file: folder.file, opened: new Set([folder.location]), made: new Set() };
 }
 
 /** What a folder calls the file. */
 export function fileOf(typed: string): string {
   return isNbdUri(typed) ? typed : path.basename(typed);
+}
+
+/**
+ * An export whose format is probed by the connection that is used afterwards: a server may end with its first client, or
+ * take no second one.
+ */
+export class ExportFolder extends NbdFolder {
+  #connection: Storage | undefined;
+
+  async probe(drivers: readonly BlockDriver[], readOnly: boolean): Promise<BlockDriver> {
+    this.#connection = await super.open(this.file, { readOnly });
+    return probeStorage(this.#connection, drivers);
+  }
+
+  override async open(name: string, options: StorageOpenOptions): Promise<Storage> {
+    const connection = this.#connection;
+    if (connection === undefined || connection.readOnly !== options.readOnly)
+      return super.open(name, options);
+    if (options.lock !== undefined) await connection.lock(options.lock);
+    this.#connection = undefined;
+    return connection;
+  }
+
+  /** When nobody has come to use it. */
+  async disconnect(): Promise<void> {
+    await this.#connection?.close();
+    this.#connection = undefined;
+  }
 }
 
 /** A folder that remembers which files were opened through it, and which names it has made. */

@@ -24,6 +24,7 @@ export {
   type ImageLocation,
   openDisk,
   type OpenDiskOptions,
+  probeStorage,
 } from './open.ts';
 export { checkOptions } from './options.ts';
 export type { BackedRange, PopulateReport } from './populate.ts';

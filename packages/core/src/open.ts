@@ -69,6 +69,14 @@ export function locate(
   return { folder: new FileFolder(path.dirname(location), { io }), file: path.basename(location) };
 }
 
+/** The driver that is surest that a storage is its format. */
+export async function probeStorage(storage: Storage, drivers: readonly BlockDriver[]): Promise<BlockDriver> {
+  const head = new Uint8Array(Math.min(PROBE_BYTES, storage.size()));
+  await storage.read(0, head, 'header');
+  const scored = drivers.map((driver) => ({ driver, score: driver.probe(head) }));
+  return scored.reduce((best, next) => (next.score > best.score ? next : best)).driver;
+}
+
 async function probe(
   folder: StorageFolder,
   file: string,
@@ -76,10 +84,7 @@ async function probe(
 ): Promise<BlockDriver> {
   const storage = await folder.open(file, { readOnly: true });
   try {
-    const head = new Uint8Array(Math.min(PROBE_BYTES, storage.size()));
-    await storage.read(0, head, 'header');
-    const scored = drivers.map((driver) => ({ driver, score: driver.probe(head) }));
-    return scored.reduce((best, next) => (next.score > best.score ? next : best)).driver;
+    return await probeStorage(storage, drivers);
   } finally {
     await storage.close();
   }
