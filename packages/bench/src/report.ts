@@ -244,7 +244,7 @@ function others(results: Results, bold: Style): string[] {
     ...onDevices(results, bold),
     ...besideSections(results).flatMap(({ title, note, head, rows }) => [
       ...table(bold, title, { head: head.slice(1), rows }),
-      `  ${note}`,
+      ...wrapped(note),
       '',
     ]),
     ...table(bold, 'After a power loss, as declared and as `npm run lab` holds it', {
@@ -322,9 +322,21 @@ const WIDE = 19;
 function table(bold: Style, title: string, { head, rows }: Table): string[] {
   const labels = Math.max(LABELS, ...rows.map(([label = '']) => label.length + 3));
   const wide = Math.min(WIDE, Math.floor((LINE - labels) / head.length));
+  const widths = head.map((name, column) =>
+    Math.max(wide, name.length + 2, ...rows.map((cells) => (cells[column + 1] ?? '').length + 2)),
+  );
   const line = (label: string, values: readonly string[]): string =>
-    `${label.padEnd(labels)}${values.map((value) => value.padStart(wide)).join('')}`;
+    `${label.padEnd(labels)}${values.map((value, column) => value.padStart(widths[column]!)).join('')}`;
   return [bold(title), line('', head), ...rows.map(([label = '', ...values]) => line(`  ${label}`, values))];
+}
+
+/** Words in lines of a table's width. */
+function wrapped(text: string): string[] {
+  return text.split(' ').reduce<string[]>((lines, word) => {
+    const last = lines.at(-1);
+    if (last === undefined || last.length + word.length >= LINE) return [...lines, `  ${word}`];
+    return [...lines.slice(0, -1), `${last} ${word}`];
+  }, []);
 }
 
 /** Formats that have no bars make no table of them. */

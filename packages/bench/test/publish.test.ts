@@ -100,13 +100,7 @@ describe('the page', () => {
   });
 
   it('answers what users ask, in words for each format, and says what each part of FVD is worth', () => {
-    for (const words of [
-      'What users ask',
-      '100 %; 5.00 ms',
-      'cannot',
-      'copies chunks of 1 MiB',
-      'pattern: Zipf',
-    ])
+    for (const words of ['What users ask', '100 %', 'cannot', 'chunks of 1 MiB', 'pattern: Zipf'])
       expect(page).toContain(words);
   });
 
