@@ -214,6 +214,27 @@ export function contradicts({ agreement }: Pick<GoalRow, 'agreement'>): boolean 
   return agreement !== undefined && agreement !== 'agrees';
 }
 
+/** Of what was measured, the fact that the verdict rests on. */
+export function decisive({ goal, measured, value }: Pick<GoalRow, 'goal' | 'measured' | 'value'>): string {
+  const facts = measured.split('; ');
+  const [first = ''] = facts;
+  switch (goal) {
+    case 'G2':
+    case 'G3': {
+      const worst = (fact: string): number =>
+        Math.max(...[...fact.matchAll(/([\d.]+)×/g)].map(([, ratio]) => Number(ratio)));
+      return facts.reduce((one, other) => (worst(other) > worst(one) ? other : one));
+    }
+    case 'G4':
+      return measured;
+    case 'G5':
+    case 'G6':
+      return facts.find((fact) => fact.startsWith(duration(value * 1000))) ?? first;
+    default:
+      return first;
+  }
+}
+
 function ofCell<T extends { format: string; snapshots: number }>(
   rows: readonly T[],
   format: string,

@@ -104,6 +104,19 @@ describe('the page', () => {
       expect(page).toContain(words);
   });
 
+  it('has a link to each of its sections, and one to what each claim that did not hold rests on', () => {
+    const nav = /<nav.*?<\/nav>/.exec(page)![0];
+    const headings = [...page.matchAll(/<h2 id="([^"]*)"/g)].map(([, id]) => `#${id}`);
+    expect(attributes(nav, 'href')).toEqual(headings);
+    const list = /<section><h2 id="contradictions".*?<\/section>/.exec(page)![0];
+    const contradicted = results.goals.filter(
+      ({ agreement }) => agreement === 'better' || agreement === 'worse',
+    );
+    expect(attributes(list, 'href').toSorted()).toEqual(
+      contradicted.map(({ goal, format }) => `#${goal}-${format}`).toSorted(),
+    );
+  });
+
   it('draws numbers only', () => {
     expect(/NaN|Infinity|undefined/.test(page)).toBe(false);
   });

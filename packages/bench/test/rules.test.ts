@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { claims, grade, grades, judge, scales } from '../src/rules.ts';
+import { claims, decisive, grade, grades, judge, scales } from '../src/rules.ts';
 import type { GoalName, GoalRow, OverwriteRow, RequestRow, Results, Verdict } from '../src/schema.ts';
 import { FORMATS, idealResults, someCalls } from './samples.ts';
 
@@ -224,4 +224,18 @@ describe.each<[GoalName, 'create' | 'delete']>([
     results.snapshotOperations = results.snapshotOperations.filter((each) => each.operation !== operation);
     expect(judge(results, FORMATS).filter((row) => row.goal === goal)).toEqual([]);
   });
+});
+
+it.each<[GoalName, number, string, string]>([
+  ['G1', 0.03, '+3 % for bookkeeping; 9 refcount I/Os', '+3 % for bookkeeping'],
+  [
+    'G2',
+    26.2,
+    'reads 1.00× calls 1.00× bytes 9.00× time; first pass 2.58× calls 26.2× bytes 3.00× time',
+    'first pass 2.58× calls 26.2× bytes 3.00× time',
+  ],
+  ['G4', 8, 'metadata 4 KiB → 32 KiB; process +1 MiB', 'metadata 4 KiB → 32 KiB; process +1 MiB'],
+  ['G5', 2.09, '27.9 ms (N=0, 64 MiB); 2.09 s (N=0, 1 TiB); 30.0 s (N=0, 16 TiB)', '2.09 s (N=0, 1 TiB)'],
+])('a verdict on %s of %d rests on one of the facts', (goal, value, measured, fact) => {
+  expect(decisive({ goal, value, measured })).toBe(fact);
 });

@@ -11,8 +11,8 @@ import { duration, number, percent, size } from '../wording.ts';
 /** One of the things that are measured on an axis. */
 export interface Axis {
   readonly label: string;
-  /** `binary` is logarithmic, and `bytes` linear, both with ticks at powers of two. */
-  readonly scale: 'linear' | 'log' | 'counts' | 'binary' | 'bytes';
+  /** `binary` is logarithmic, and `bytes` linear, both with ticks at powers of two; `sizes` has them where the values are. */
+  readonly scale: 'linear' | 'log' | 'counts' | 'binary' | 'bytes' | 'sizes';
   readonly show: (value: number) => string;
 }
 
@@ -65,7 +65,7 @@ function grouped(value: number): string {
 }
 
 const snapshotsAxis: Axis = { label: 'snapshots (N)', scale: 'counts', show: grouped };
-const sizeAxis: Axis = { label: 'size of the disk', scale: 'binary', show: size };
+const sizeAxis: Axis = { label: 'size of the disk', scale: 'sizes', show: size };
 const perSecond: Axis = { label: 'requests a second', scale: 'log', show: grouped };
 const milliseconds: Axis = { label: 'time', scale: 'log', show: duration };
 const bytesAxis: Axis = { label: 'bytes', scale: 'binary', show: size };

@@ -1,7 +1,7 @@
 import { besideSections, type Section } from '../axes/wording.ts';
 import { barCells } from '../figures.ts';
 import { noisyRows } from '../noise.ts';
-import { contradicts, goalTitles, isQemu, reasons, reservation } from '../rules.ts';
+import { decisive, contradicts, goalTitles, isQemu, reasons, reservation } from '../rules.ts';
 import type { GoalName, GoalRow, Results } from '../schema.ts';
 import { percent, size } from '../wording.ts';
 import { trendCells, trendGroups, trendHead, trendNote, trendSummary } from '../targets/wording.ts';
@@ -32,7 +32,6 @@ const goalCharts: Readonly<Record<GoalName, readonly string[]>> = {
 export function htmlReport(results: Results): string {
   const charts = chartsOf(results);
   const body = [
-    heading(results),
     matrix(results),
     contradictions(results),
     ...(Object.keys(goalTitles) as GoalName[]).map((goal) => goalSection(goal, results, charts)),
@@ -48,10 +47,21 @@ export function htmlReport(results: Results): string {
     '<html lang="en"><head><meta charset="utf-8">',
     '<meta name="viewport" content="width=device-width, initial-scale=1">',
     `<title>${escapeText(titleOf(results))}</title><style>${style}</style></head><body>`,
+    heading(results),
+    contentsOf(body),
     ...body,
     `<div id="tip" role="status" hidden></div><script>${script}</script></body></html>`,
     '',
   ].join('\n');
+}
+
+/** A link to each section that there is, by its heading. */
+function contentsOf(sections: readonly string[]): string {
+  const links = sections.flatMap((section) => {
+    const [, id, title] = /<h2 id="([^"]*)">(.*?)<\/h2>/.exec(section) ?? [];
+    return id === undefined ? [] : [`<a href="#${id}">${title?.replace(/^(G\d): .*/, '$1')}</a>`];
+  });
+  return `<nav aria-label="sections">${links.join(' ')}</nav>`;
 }
 
 function titleOf({ formats, qemu }: Results): string {
@@ -108,12 +118,20 @@ function contradictions({ goals }: Results): string {
   if (rows.length === 0) {
     return '<section><h2 id="contradictions">Claims of the mail that did not hold</h2><p>None.</p></section>';
   }
-  const items = rows.map(
-    (row) =>
-      `<li><a href="#${anchor(row)}">${row.goal}, ${escapeText(row.format)}</a>: claimed ${row.claim}, measured ` +
-      `${row.verdict}. ${escapeText(reasonFor(row))}</li>`,
+  const list = (agreement: GoalRow['agreement'], title: string): string => {
+    const items = rows
+      .filter((row) => row.agreement === agreement)
+      .map(
+        (row) =>
+          `<li><a href="#${anchor(row)}">${row.goal}, ${escapeText(row.format)}</a>: claimed ${row.claim}, measured ` +
+          `${row.verdict}: ${escapeText(decisive(row))}. ${escapeText(reasonFor(row))}</li>`,
+      );
+    return items.length === 0 ? '' : `<h3>${title}</h3><ul>${items.join('')}</ul>`;
+  };
+  return (
+    `<section><h2 id="contradictions">Claims of the mail that did not hold</h2>` +
+    `${list('worse', 'Worse than claimed')}${list('better', 'Better than claimed')}</section>`
   );
-  return `<section><h2 id="contradictions">Claims of the mail that did not hold</h2><ul>${items.join('')}</ul></section>`;
 }
 
 function reasonFor({ goal, format }: GoalRow): string {
@@ -170,10 +188,22 @@ function tableSection({ id, title, note, head, rows }: Section): string {
   );
 }
 
+/** Or a number's place that is empty. */
+function isNumber(text: string): boolean {
+  return /^[−≤≥<+-]? ?\d/.test(text) || ['–', '', 'none'].includes(text);
+}
+
 function htmlTable({ head, rows }: Table): string {
-  const cell = (text: string, index: number): string =>
-    index === 0 ? `<th scope="row">${escapeText(text)}</th>` : `<td class="number">${escapeText(text)}</td>`;
-  const heads = head.map((text) => `<th scope="col">${escapeText(text)}</th>`).join('');
+  const kinds = head.map((_, column) =>
+    column > 0 && rows.every((cells) => isNumber(cells[column] ?? '')) ? ' class="number"' : '',
+  );
+  const cell = (text: string, column: number): string =>
+    column === 0
+      ? `<th scope="row">${escapeText(text)}</th>`
+      : `<td${kinds[column]}>${escapeText(text)}</td>`;
+  const heads = head
+    .map((text, column) => `<th scope="col"${kinds[column]}>${escapeText(text)}</th>`)
+    .join('');
   const lines = rows.map((row) => `<tr>${row.map(cell).join('')}</tr>`).join('');
   return `<table><thead><tr>${heads}</tr></thead><tbody>${lines}</tbody></table>`;
 }

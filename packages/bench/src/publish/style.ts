@@ -30,7 +30,10 @@ p { max-width: 46rem; }
 .trend { margin-bottom: 1rem; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { border: 1px solid var(--rule); padding: 0.3rem 0.6rem; text-align: left; vertical-align: top; }
-td.number { text-align: right; white-space: nowrap; }
+td { white-space: nowrap; }
+.matrix td { white-space: normal; }
+.number { text-align: right; }
+nav { display: flex; flex-wrap: wrap; gap: 0.2rem 1rem; font-size: 0.9rem; }
 .matrix td { min-width: 6.5rem; }
 .matrix th[scope=row], .matrix thead th:first-child { position: sticky; left: 0; background: var(--page); }
 .matrix a { color: inherit; display: block; }
@@ -70,7 +73,7 @@ figure { margin: 0; padding: 0.75rem; border: 1px solid var(--rule); border-radi
   .charts, .goal { display: block; }
   figure, .evidence, tr { break-inside: avoid; }
   figure, .evidence { margin-bottom: 1rem; }
-  #tip { display: none; }
+  #tip, nav { display: none; }
 }
 `;
 

@@ -60,7 +60,7 @@ function scaleFor({ scale }: Axis, values: readonly number[], range: [number, nu
   const positive = values.filter((value) => value > 0);
   const [least, most] = positive.length === 0 ? [1, 10] : extent(positive);
   return scaleLog()
-    .base(scale === 'binary' ? 2 : 10)
+    .base(scale === 'binary' || scale === 'sizes' ? 2 : 10)
     .domain([least, most === least ? least * 10 : most])
     .range(range)
     .nice();
@@ -82,9 +82,23 @@ function byteTicks(scale: Axis['scale'], low: number, high: number): number[] {
   return ticks;
 }
 
+/** Room that the words at a tick take. */
+const TICK_WIDTH = 48;
+
+/** The values themselves, the largest in any case, as far as there is room for each. */
+function roomyTicks(scale: Scale, values: readonly number[]): number[] {
+  return [...new Set(values)]
+    .toSorted((a, b) => b - a)
+    .reduce<number[]>((ticks, value) => {
+      const next = ticks[0];
+      return next === undefined || scale(next) - scale(value) >= TICK_WIDTH ? [value, ...ticks] : ticks;
+    }, []);
+}
+
 /** At most about six, and on a logarithmic axis the powers of ten where there are several. */
 function ticksOf(axis: Axis, scale: Scale, values: readonly number[]): number[] {
   if (axis.scale === 'counts') return [...new Set(values)].toSorted((a, b) => a - b);
+  if (axis.scale === 'sizes') return roomyTicks(scale, values);
   if (axis.scale === 'bytes' || axis.scale === 'binary') {
     const [low, high] = scale.domain();
     return byteTicks(axis.scale, low ?? 0, high ?? 1);
@@ -216,7 +230,10 @@ function barChart({ y, bars }: BarChart): string {
     .padding(0.25);
   // Parts of a sum can be seen on a linear axis only.
   const axis: Axis = names.length > 1 ? { ...y, scale: 'linear' } : y;
-  const along = scaleFor(axis, totals, [left, PLOT.right]);
+  // On a logarithmic axis the shortest bar shall still be one.
+  const shortest = Math.min(...totals.filter((total) => total > 0)) / 4;
+  const ends = axis.scale === 'linear' || !Number.isFinite(shortest) ? totals : [...totals, shortest];
+  const along = scaleFor(axis, ends, [left, PLOT.right]);
   const grid = ticksOf(axis, along, totals)
     .map((value) => {
       const x = place(along(value));
