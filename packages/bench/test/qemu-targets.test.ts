@@ -1,13 +1,14 @@
 import { spawnSync } from 'node:child_process';
 import { readFileSync } from 'node:fs';
 import { mkdir, symlink, writeFile } from 'node:fs/promises';
-import { delimiter } from 'node:path';
 import { isCowlabError } from '@cowlab/core';
-import { beforeAll, describe, expect, it, vi } from 'vitest';
+import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest';
 import { type Calls, compareResults, parseResults, report, type Results, runBench } from '../src/index.ts';
 import { Lab } from '../src/lab.ts';
 import { growChain, linkName } from '../src/targets/chain.ts';
+import { QemuCells, qemuTargets } from '../src/targets/images.ts';
 import { measureQemu } from '../src/targets/measure.ts';
+import { measureQemuOperations } from '../src/targets/operations.ts';
 import { QemuIo } from '../src/targets/qemu-io.ts';
 import { scratch, tiny } from './lab.ts';
 
@@ -225,13 +226,66 @@ describe.skipIf(missing.length > 0)('a chain of copies of what QEMU makes', () =
   });
 });
 
+describe.skipIf(missing.length > 0)('cells that QEMU opens too slowly for more', () => {
+  const lab = new Lab();
+  afterAll(() => lab.close());
+
+  it('have one round of create and delete, timed and counted at once', async () => {
+    const [internal] = qemuTargets;
+    const { cells: made } = await QemuCells.make(lab, internal!, tiny.qemu);
+    const sizes = { ...tiny.qemu, requestBytes: 4096, flushEvery: 8, snapshotBudgetMs: 0 };
+    const rows = await measureQemuOperations(lab, made, sizes, 0, 1, () => undefined);
+    expect(
+      rows.map(({ operation, snapshots, samplesMs }) => [operation, snapshots, samplesMs.length]),
+    ).toEqual([
+      ['create', 0, 1],
+      ['create', 1, 1],
+      ['delete', 1, 1],
+      ['create', 3, 1],
+      ['delete', 3, 1],
+    ]);
+    for (const { calls } of rows) expect(calls.calls).toBeGreaterThan(0);
+  });
+
+  it('end N, which an omission says', async () => {
+    // QEMU takes far longer for a thousand files, and far less for one.
+    const chain = { name: 'slow-chain', format: 'vmdk', snapshots: 'chain' } as const;
+    const { cells: made, ended } = await QemuCells.make(lab, chain, {
+      ...tiny.qemu,
+      snapshotCounts: [0, 1, 1000],
+      openLimitMs: 3000,
+    });
+    expect(made.map(({ snapshots }) => snapshots)).toEqual([0, 1]);
+    expect(ended).toMatch(/^budget ended at N=1: QEMU had not opened N=1000 after \d+ s$/);
+  });
+});
+
+describe('a run with QEMU where tracing is not allowed', () => {
+  it('is refused, with what strace says', async () => {
+    const folder = at('no-tracing');
+    await mkdir(folder);
+    for (const tool of ['qemu-img', 'qemu-io']) await symlink('/bin/true', `${folder}/${tool}`);
+    const script = '#!/bin/sh\n[ "$1" = --version ] || { echo "ptrace: not permitted" >&2; exit 1; }\n';
+    await writeFile(`${folder}/strace`, script, { mode: 0o755 });
+    vi.stubEnv('PATH', folder);
+    try {
+      await expect(runBench({ profile: tiny, withQemu: true })).rejects.toMatchObject({
+        code: 'ERR_UNSUPPORTED',
+        message: expect.stringContaining('ptrace: not permitted'),
+      });
+    } finally {
+      vi.unstubAllEnvs();
+    }
+  });
+});
+
 describe('a run with QEMU where a tool is missing', () => {
   it.each(['qemu-img', 'qemu-io', 'strace'])('names %s before anything is made', async (tool) => {
     const folder = at(`without-${tool}`);
     await mkdir(folder);
     for (const other of ['qemu-img', 'qemu-io', 'strace'].filter((each) => each !== tool))
       await symlink('/bin/true', `${folder}/${other}`);
-    vi.stubEnv('PATH', [folder].join(delimiter));
+    vi.stubEnv('PATH', folder);
     try {
       const run = runBench({ profile: tiny, withQemu: true, out: at('never') });
       await expect(run).rejects.toMatchObject({

@@ -43,6 +43,8 @@ export interface QemuCell {
   readonly folder: string;
   /** What stands for the disk: the file on top. */
   readonly top: string;
+  /** Milliseconds that QEMU took to open it. */
+  readonly openMs: number;
   /** Names of internal snapshots in the middle that hold bytes of their own. */
   readonly held: readonly string[];
   /** The byte that every byte at an offset is. */
@@ -84,6 +86,8 @@ export async function createEmpty(
   return { format, file };
 }
 
+type MadeCell = Omit<QemuCell, 'openMs'>;
+
 /** Cells of one target by rising N, until QEMU takes too long to open one. */
 export class QemuCells {
   readonly cells: QemuCell[] = [];
@@ -115,14 +119,16 @@ export class QemuCells {
   async #add(filled: string, snapshots: number): Promise<boolean> {
     const { name, snapshots: kind } = this.#target;
     const folder = this.#lab.path(`${name}-${snapshots}`);
-    const cell =
+    const made =
       kind === 'chain' && snapshots > 0
         ? await this.#chain(filled, folder, snapshots)
         : await this.#whole(filled, folder, snapshots);
     const { openLimitMs } = this.#sizes;
     const started = performance.now();
     try {
-      await (await QemuIo.start(imageOf(cell), { limitMs: openLimitMs })).close();
+      const io = await QemuIo.start(imageOf(made), { limitMs: openLimitMs });
+      this.cells.push({ ...made, openMs: performance.now() - started });
+      await io.close();
     } catch (error) {
       if (!(error instanceof OpenTooSlow)) throw error;
       const before = this.cells.at(-1)?.snapshots ?? 0;
@@ -131,11 +137,10 @@ export class QemuCells {
       await this.#lab.discard(folder);
       return false;
     }
-    this.cells.push(cell);
     return true;
   }
 
-  async #whole(filled: string, folder: string, snapshots: number): Promise<QemuCell> {
+  async #whole(filled: string, folder: string, snapshots: number): Promise<MadeCell> {
     const target = this.#target;
     await copyFolder(filled, folder);
     const cell = { target, snapshots, folder, top: BASE_FILE };
@@ -154,7 +159,7 @@ export class QemuCells {
   }
 
   /** The full file is shared by all chains: nobody writes to it. */
-  async #chain(filled: string, folder: string, snapshots: number): Promise<QemuCell> {
+  async #chain(filled: string, folder: string, snapshots: number): Promise<MadeCell> {
     const target = this.#target;
     await fs.mkdir(folder);
     const [from, to] = [path.join(filled, BASE_FILE), path.join(folder, BASE_FILE)];

@@ -15,7 +15,7 @@ const PROMPT = 'qemu-io> ';
 /** Debian's package of each program that is asked for. */
 const packages = { 'qemu-img': 'qemu-utils', 'qemu-io': 'qemu-utils', strace: 'strace' } as const;
 
-/** Throws `ERR_NOT_FOUND` that names the first program which is not here. */
+/** Throws `ERR_NOT_FOUND` that names the first program which is not here, `ERR_UNSUPPORTED` where tracing is not allowed. */
 export function assertTools(): void {
   for (const [program, name] of Object.entries(packages)) {
     if (spawnSync(program, ['--version'], { stdio: 'ignore' }).status === 0) continue;
@@ -25,6 +25,15 @@ export function assertTools(): void {
       { file: program },
     );
   }
+  const [program, ...rest] = underStrace('/dev/null', 'qemu-img', '--version');
+  const { status, stderr } = spawnSync(program!, rest, { encoding: 'utf8' });
+  if (status === 0) return;
+  const reason = stderr.trim().split('\n')[0] ?? '';
+  throw new CowlabError('ERR_UNSUPPORTED', `bench: --with-qemu: strace cannot trace here: ${reason}`, {
+    file: 'strace',
+    field: 'with-qemu',
+    problem: reason,
+  });
 }
 
 /** The bytes of one request: the same one all over. */

@@ -15,7 +15,7 @@ export interface QemuSizes {
   /** Milliseconds, as QEMU tells them, that one cell may spend on reads, on a pass, or on allocations. */
   readonly cellBudgetMs: number;
   readonly openRounds: number;
-  /** Milliseconds that QEMU may take to open an image. Where it takes longer, N ends. */
+  /** Milliseconds that QEMU may take to open an image: where it takes longer, N ends. Also for all rounds of opening one. */
   readonly openLimitMs: number;
   readonly snapshotIterations: number;
   /** Guest bytes that each snapshot holds which is deleted. */
