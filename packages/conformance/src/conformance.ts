@@ -4,11 +4,11 @@ import { failsWith } from './expect.ts';
 import { qemuAvailable } from './judge.ts';
 import { modelRun } from './model-run.ts';
 import { runSeed } from './random.ts';
-import { groups, runScenario, scenariosFor } from './scenarios.ts';
-import { type ConformanceSubject, type Place, places } from './subject.ts';
+import { deviceGroups, groups, runScenario, scenariosFor } from './scenarios.ts';
+import { type ConformanceSubject, type Place, places, type ScenarioGroup } from './subject.ts';
 
 /** Files, and a judge most of all, cost more than memory: fewer sequences do there. */
-const modelRuns: Record<Place, number> = { memory: 60, files: 12 };
+const modelRuns: Record<Place, number> = { memory: 60, files: 12, devices: 12 };
 
 /** Names the seed in whatever `run` throws. */
 async function seeded(seed: number, run: () => Promise<void>): Promise<void> {
@@ -31,6 +31,14 @@ function registerJudge(): void {
   );
 }
 
+/** Snapshots that are files of their own are out of place on devices: the texts of such a chain have the length of their file. */
+function onDevices(subject: ConformanceSubject): ConformanceSubject {
+  const { driver } = subject;
+  if (driver.capabilities.snapshots !== 'chain') return subject;
+  const without = { snapshots: 'none', maxSnapshots: 0, renameSnapshots: false, diff: false } as const;
+  return { ...subject, driver: { ...driver, capabilities: { ...driver.capabilities, ...without } } };
+}
+
 /** Registers, inside a vitest file, every test that this driver has to pass; its capabilities choose them. */
 export function conformance(subject: ConformanceSubject): void {
   const seed = runSeed();
@@ -43,8 +51,18 @@ export function conformance(subject: ConformanceSubject): void {
     return;
   }
   if (judge !== undefined) registerJudge();
-  describe.each(places)(`${driver.name} in %s`, (place) => {
-    for (const group of groups) {
+  for (const place of places) registerPlace(subject, place, groups, seed);
+  if (subject.devices === true) registerPlace(onDevices(subject), 'devices', deviceGroups, seed);
+}
+
+function registerPlace(
+  subject: ConformanceSubject,
+  place: Place,
+  chosen: readonly ScenarioGroup[],
+  seed: number,
+): void {
+  describe(`${subject.driver.name} in ${place}`, () => {
+    for (const group of chosen) {
       const scenarios = scenariosFor(group, subject, place);
       if (scenarios.length === 0) continue;
       describe(group.name, () => {

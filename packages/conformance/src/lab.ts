@@ -16,6 +16,7 @@ import {
   type Storage,
   type StorageFolder,
 } from '@cowlab/core';
+import { DeviceFolder } from './device-folder.ts';
 import { failureOf } from './expect.ts';
 import { judgeImage } from './judge.ts';
 import { Random } from './random.ts';
@@ -122,7 +123,8 @@ export class Lab {
     this.seed = seed;
     this.random = new Random(seed);
     this.path = path;
-    this.folder = path === undefined ? new MemoryFolder() : new FileFolder(path);
+    const inMemory = place === 'devices' ? new DeviceFolder() : new MemoryFolder();
+    this.folder = path === undefined ? inMemory : new FileFolder(path);
     this.unitBytes = unitBytes;
     const least = Math.max(unitBytes, minStrideBytes);
     this.stride = Math.ceil(least / this.capabilities.sizeMultiple) * this.capabilities.sizeMultiple;

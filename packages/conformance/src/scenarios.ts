@@ -55,6 +55,9 @@ export const groups: readonly ScenarioGroup[] = [
   lifecycle,
 ];
 
+/** Those that are run on devices, too. */
+export const deviceGroups: readonly ScenarioGroup[] = [readsAndWrites, zeroes, discard, reopen, resize];
+
 /** The scenarios of a group that apply to this driver at this place. */
 export function scenariosFor(group: ScenarioGroup, subject: ConformanceSubject, place: Place): Scenario[] {
   const { capabilities } = subject.driver;

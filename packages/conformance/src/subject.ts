@@ -9,6 +9,8 @@ export interface ConformanceSubject {
   readonly options?: OptionValues;
   /** Drivers that may open backing files; the driver alone when left out. */
   readonly drivers?: readonly BlockDriver[];
+  /** Images can lie on a device: where they end their metadata say, and not the length of their file. */
+  readonly devices?: boolean;
   /** The driver's own structures have checksums: damage to them must be found, never believed. */
   readonly checksummed?: boolean;
   /**
@@ -33,9 +35,10 @@ export interface Sample {
   readonly files: () => ReadonlyMap<string, Uint8Array>;
 }
 
-/** Where the files of a run lie. */
-export type Place = 'memory' | 'files';
+/** Where the files of a run lie; `devices` are in memory, too, and have a given length. */
+export type Place = 'memory' | 'files' | 'devices';
 
+/** Where the whole suite is run. */
 export const places: readonly Place[] = ['memory', 'files'];
 
 /** One behaviour. `run` throws when the driver does not have it. */

@@ -10,5 +10,5 @@ describe.each([
   ['copy_chunks', copyingChunks, small],
   ['live_refcounts', countingLive, small],
 ])('with %s', (_, driver, options) => {
-  conformance({ driver, options, checksummed: true });
+  conformance({ driver, options, checksummed: true, devices: true });
 });
