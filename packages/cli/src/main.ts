@@ -1,6 +1,7 @@
 import { readFileSync } from 'node:fs';
 import { Command, CommanderError } from 'commander';
 import { describe, describeUse, failureStatus } from './errors.ts';
+import { showExamples } from './examples.ts';
 import { type CliIo, Output } from './output.ts';
 import type { AddVerb, Session } from './session.ts';
 import { addAmend } from './verbs/amend.ts';
@@ -9,6 +10,7 @@ import { addCheck } from './verbs/check.ts';
 import { addCommit } from './verbs/commit.ts';
 import { addCompact } from './verbs/compact.ts';
 import { addCompare } from './verbs/compare.ts';
+import { addCompletion } from './verbs/completion.ts';
 import { addConvert } from './verbs/convert.ts';
 import { addCreate } from './verbs/create.ts';
 import { addDiff } from './verbs/diff.ts';
@@ -37,6 +39,7 @@ const verbs: readonly AddVerb[] = [
   addCompact,
   addServe,
   addBench,
+  addCompletion,
 ];
 
 function version(): string {
@@ -64,6 +67,7 @@ export async function main(argv: readonly string[], io: CliIo = process): Promis
       getErrHasColors: () => false,
     });
   for (const add of verbs) add(program, session);
+  showExamples(program);
   try {
     await program.parseAsync(protectNegativeSize(argv), { from: 'user' });
     return session.status;

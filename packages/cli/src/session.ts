@@ -1,4 +1,4 @@
-import type { Command } from 'commander';
+import { type Command, Option } from 'commander';
 import { collect, formatNames } from './formats.ts';
 import type { Output } from './output.ts';
 
@@ -52,7 +52,12 @@ export function withForceShare(command: Command): Command {
   );
 }
 
-/** `--json`. */
+/** `--json`, and the same as qemu-img says it. */
 export function withJson(command: Command): Command {
-  return command.option('--json', 'print JSON');
+  return command
+    .option('--json', 'print JSON')
+    .addOption(new Option('--output <kind>', 'json: the same as --json').choices(['human', 'json']))
+    .hook('preAction', (self) => {
+      if (self.opts<{ output?: string }>().output === 'json') self.setOptionValue('json', true);
+    });
 }

@@ -35,6 +35,19 @@ describe.each(formats)('map of %s', (format) => {
     expect(holds(8 * MiB)).toBe(false);
   });
 
+  it('tells of a part of the disk only, when that is asked for', async () => {
+    await makeSample(at('disk'), format);
+    const part = ['map', '--json', '-f', format, '--start-offset', '512k', '--max-length', '1M', at('disk')];
+    const entries = JSON.parse(await mustRun(...part)) as MapEntryJson[];
+    expect(entries[0]?.start).toBe(MiB / 2);
+    expect(entries.reduce((sum, { length }) => sum + length, 0)).toBe(MiB);
+    const { status, stderr } = await cowlab('map', '-f', format, '-s', '17M', at('disk'));
+    expect({ status, stderr }).toEqual({
+      status: 1,
+      stderr: `cowlab: ${at('disk')}: --start-offset: ${17 * MiB} is past the end, ${16 * MiB}\n`,
+    });
+  });
+
   it('prints the same as a table', async () => {
     await makeSample(at('disk'), format);
     const lines = (await mustRun('map', '-f', format, at('disk'))).trimEnd().split('\n');

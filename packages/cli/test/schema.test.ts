@@ -52,6 +52,9 @@ describe('what --json prints is as the published schema says', () => {
     await makeSample(at('base'), baseFormatOf(format));
     await mustRun('create', '-q', '-f', format, '-b', 'base', '-F', baseFormatOf(format), at('top'));
     expect(contradictions(await printed('info', '--json', at('top')), 'info')).toEqual([]);
+    const chain = await printed('info', '--backing-chain', '--output', 'json', at('top'));
+    expect(contradictions(chain, 'info-chain')).toEqual([]);
+    expect(chain).toMatchObject([{ filename: at('top') }, { filename: at('base') }]);
     expect(contradictions(await printed('map', '--json', at('top')), 'map')).toEqual([]);
   });
 

@@ -1,3 +1,4 @@
+import path from 'node:path';
 import type { ImageInfo, SnapshotInfo } from '@cowlab/core';
 import type { Command } from 'commander';
 import { withImage } from '../images.ts';
@@ -14,21 +15,60 @@ import {
 import { formatSize } from '../sizes.ts';
 import { printSnapshots } from '../snapshot-table.ts';
 
-export function addInfo(program: Command, { output }: Session): void {
-  const command = program.command('info').description('say what an image is').argument('<file>', 'the image');
-  withJson(withForceShare(withSource(command))).action(
-    async (file: string, options: SourceOptions & JsonOptions) => {
-      await withImage(file, options, async (disk) => {
-        const info = await disk.info();
-        const snapshots = await disk.snapshots.list();
-        if (options.json) output.json(infoJson(file, info, snapshots));
-        else print(output, file, info, snapshots);
-      });
-    },
-  );
+interface InfoOptions extends SourceOptions, JsonOptions {
+  readonly backingChain?: boolean;
 }
 
-function print(output: Output, file: string, info: ImageInfo, snapshots: readonly SnapshotInfo[]): void {
+interface Told {
+  readonly file: string;
+  readonly info: ImageInfo;
+  readonly snapshots: readonly SnapshotInfo[];
+}
+
+export function addInfo(program: Command, { output }: Session): void {
+  const command = program
+    .command('info')
+    .description('say what an image is')
+    .argument('<file>', 'the image')
+    .option('--backing-chain', 'and every image under it');
+  withJson(withForceShare(withSource(command))).action(async (file: string, options: InfoOptions) => {
+    const chain = await tell(file, options);
+    const json = chain.map((each) => infoJson(each.file, each.info, each.snapshots));
+    if (options.json) return output.json(options.backingChain ? json : json[0]);
+    for (const [index, each] of chain.entries()) {
+      if (index > 0) output.line();
+      print(output, each);
+    }
+  });
+}
+
+/** The image, which could not be opened if its chain had no end, and with `--backing-chain` what is under it. */
+async function tell(file: string, options: InfoOptions): Promise<Told[]> {
+  const told: Told[] = [];
+  const { allow, forceShare, backingChain } = options;
+  let next: { file: string; format: string | undefined } | undefined = { file, format: options.format };
+  while (next !== undefined) {
+    const { file: name, format }: { file: string; format: string | undefined } = next;
+    const each: Told = await withImage(name, { allow, forceShare, format }, async (disk) => ({
+      file: name,
+      info: await disk.info(),
+      snapshots: await disk.snapshots.list(),
+    }));
+    told.push(each);
+    const { backing } = each.info;
+    next =
+      backingChain && backing !== undefined
+        ? { file: beside(name, backing.file), format: backing.format }
+        : undefined;
+  }
+  return told;
+}
+
+function beside(file: string, backing: string): string {
+  return path.isAbsolute(backing) ? backing : path.join(path.dirname(file), backing);
+}
+
+function print(output: Output, { file, info, snapshots }: Told): void {
   const { backing, files } = info;
   output.line(`image: ${file}`);
   output.line(`file format: ${info.format}`);

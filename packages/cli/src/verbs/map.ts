@@ -1,5 +1,6 @@
 import type { Disk, DiskExtent } from '@cowlab/core';
 import type { Command } from 'commander';
+import { invalidUse } from '../errors.ts';
 import { withImage } from '../images.ts';
 import type { MapEntryJson } from '../json.ts';
 import { hex, printExtents } from '../listing.ts';
@@ -11,6 +12,7 @@ import {
   withJson,
   withSource,
 } from '../session.ts';
+import { parseSize } from '../sizes.ts';
 
 const TITLES = ['Offset', 'Length', 'Mapped to', 'Depth', 'Kind', 'File'];
 
@@ -18,19 +20,27 @@ export function addMap(program: Command, { output }: Session): void {
   const command = program
     .command('map')
     .description('say where every part of a disk is kept, through its chain of backing files')
-    .argument('<file>', 'the image');
-  withJson(withForceShare(withSource(command))).action(
-    async (file: string, options: SourceOptions & JsonOptions) => {
-      await withImage(file, options, async (disk) => {
-        await printExtents(output, mapEntries(disk), options, { titles: TITLES, cellsOf });
-      });
-    },
-  );
+    .argument('<file>', 'the image')
+    .option('-s, --start-offset <size>', 'where to begin', (text) => parseSize(text, '--start-offset'))
+    .option('-l, --max-length <size>', 'how far to go', (text) => parseSize(text, '--max-length'));
+  withJson(withForceShare(withSource(command))).action(async (file: string, options: MapOptions) => {
+    await withImage(file, options, async (disk) => {
+      const { startOffset: start = 0, maxLength = disk.size } = options;
+      if (start > disk.size) throw invalidUse(file, `--start-offset: ${start} is past the end, ${disk.size}`);
+      const entries = mapEntries(disk, start, Math.min(maxLength, disk.size - start));
+      await printExtents(output, entries, options, { titles: TITLES, cellsOf });
+    });
+  });
 }
 
-/** Every extent of the disk; data is split where it is not in one piece on the host. */
-async function* mapEntries(disk: Disk): AsyncGenerator<MapEntryJson> {
-  for await (const extent of disk.extents()) {
+interface MapOptions extends SourceOptions, JsonOptions {
+  readonly startOffset?: number;
+  readonly maxLength?: number;
+}
+
+/** Every extent of a range; data is split where it is not in one piece on the host. */
+async function* mapEntries(disk: Disk, start: number, length: number): AsyncGenerator<MapEntryJson> {
+  for await (const extent of disk.extents(start, length)) {
     if (extent.kind === 'data') yield* placed(disk, extent);
     else yield entryOf(extent);
   }

@@ -32,7 +32,8 @@ export function addSnapshot(program: Command, { output }: Session): void {
     .option('-a, --apply <name>', 'go back to a snapshot; the present state is given up')
     .option('-d, --delete <name>', 'delete a snapshot; no other state changes')
     .option('-r, --rename <name>', 'give a snapshot the name that --as says; nothing else of it changes')
-    .option('--as <name>', 'with -r: the new name');
+    .option('--as <name>', 'with -r: the new name')
+    .option('-q, --quiet', 'say nothing; changes say nothing in any case');
   withJson(withForceShare(withSource(command))).action(async (file: string, options: SnapshotOptions) => {
     const change = changeOf(options);
     if (change !== undefined && options.json) throw invalidUse('--json', 'goes with -l');
