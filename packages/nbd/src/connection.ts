@@ -1,9 +1,11 @@
 import type { Socket } from 'node:net';
+import { TLSSocket } from 'node:tls';
 import type { BufferPool } from './buffer-pool.ts';
 import type { NbdExport } from './exports.ts';
 import { type Agreement, greeting, Handshake, type Step } from './handshake.ts';
 import type { MemoryAccount, MemoryBudget } from './memory.ts';
 import { Output } from './output.ts';
+import { withOwnBuffer } from './own-buffer.ts';
 import { startTls, type NbdTlsOptions } from './tls.ts';
 import { type RequestCounts, Transmission } from './transmission.ts';
 
@@ -44,6 +46,7 @@ export class Connection {
   served = false;
   readonly #common: Common;
   readonly #account: MemoryAccount;
+  #over: () => void = () => undefined;
   #socket: Socket;
   #timer: NodeJS.Timeout | undefined;
   #handshake: Handshake | undefined;
@@ -56,10 +59,10 @@ export class Connection {
     this.#socket = socket;
     this.#common = common;
     this.#account = common.budget.open(() => this.#evict());
-    this.closed = new Promise((resolve) => socket.once('close', () => resolve(this.#gone())));
+    this.closed = new Promise((resolve) => (this.#over = resolve));
     socket.setNoDelay(true);
     socket.setKeepAlive(true, KEEP_ALIVE_MS);
-    socket.on('error', (error) => this.#lost(error));
+    this.#watch(socket);
     this.#timer = setTimeout(() => this.#expel('the handshake takes too long'), common.handshakeTimeoutMs);
     this.#haggle(common.tls === undefined ? 'none' : common.tls.mode === 'require' ? 'required' : 'offered');
     socket.write(greeting());
@@ -72,6 +75,12 @@ export class Connection {
     this.#draining = true;
     if (this.#transmission === undefined) return void this.#socket.destroy();
     this.#transmission.drain();
+  }
+
+  /** The socket whose end is the connection's. */
+  #watch(socket: Socket): void {
+    socket.on('error', (error) => this.#lost(error));
+    socket.once('close', () => this.#gone());
   }
 
   #listen(socket: Socket): void {
@@ -156,7 +165,22 @@ export class Connection {
     this.#handshake = undefined;
     this.#output = output;
     this.#transmission = transmission;
+    this.#readOnTheSpot(transmission, output);
     if (rest !== undefined && rest.length > 0) transmission.push(rest);
+  }
+
+  /** Reads go to where the transmission wants them, where this socket can do that. */
+  #readOnTheSpot(transmission: Transmission, output: Output): void {
+    if (this.#socket instanceof TLSSocket) return;
+    const own = withOwnBuffer(this.#socket, {
+      room: () => transmission.room(),
+      filled: (bytes) => transmission.filled(bytes),
+    });
+    if (own === undefined) return;
+    this.#socket = own;
+    output.use(own);
+    this.#watch(own);
+    own.on('end', () => this.#inputEnded());
   }
 
   #inputEnded(): void {
@@ -212,5 +236,6 @@ export class Connection {
     this.#transmission?.close();
     this.#output?.close();
     this.#account.close();
+    this.#over();
   }
 }

@@ -30,7 +30,7 @@ export class Output {
   bytes = 0;
   /** Writes that the kernel has not taken. */
   pending = 0;
-  readonly #socket: Socket;
+  #socket: Socket;
   readonly #pool: BufferPool;
   readonly #account: MemoryAccount;
   readonly #drained: () => void;
@@ -44,6 +44,11 @@ export class Output {
     this.#account = account;
     this.#drained = drained;
     this.#slab = this.#newSlab();
+  }
+
+  /** Another socket for the same client. */
+  use(socket: Socket): void {
+    this.#socket = socket;
   }
 
   /** Where the next small reply goes: `buffer`, from `at` on. Valid until `commit`, `flush` or another `reserve`. */

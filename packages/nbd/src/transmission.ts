@@ -76,7 +76,7 @@ export interface RequestCounts {
 /** What of a request is still to come over the socket. */
 type Coming =
   | { readonly kind: 'nothing' }
-  | { readonly kind: 'payload'; readonly buffer: Buffer; readonly length: number; filled: number }
+  | { readonly kind: 'payload'; readonly buffer: Buffer; readonly length: number }
   | { readonly kind: 'refused'; left: number; readonly failure: WireFailure; readonly owed: number };
 
 const NOTHING: Coming = { kind: 'nothing' };
@@ -133,6 +133,18 @@ export class Transmission {
   push(chunk: Buffer): void {
     if (this.#state === 'ended') return;
     this.#reader.push(chunk);
+    if (!this.#paused) this.#run();
+  }
+
+  /** Where a socket that can is to put the next bytes. */
+  room(): Uint8Array {
+    return this.#reader.room();
+  }
+
+  /** They are there. */
+  filled(bytes: number): void {
+    if (this.#state === 'ended') return;
+    this.#reader.filled(bytes);
     if (!this.#paused) this.#run();
   }
 
@@ -270,7 +282,9 @@ export class Transmission {
     const { length } = this.#reader;
     const whole = this.#reader.takeWhole(length);
     if (whole !== undefined) return this.#write(whole, undefined, owed);
-    this.#coming = { kind: 'payload', buffer: this.#pool.take(length), length, filled: 0 };
+    const buffer = this.#pool.take(length);
+    this.#reader.gather(buffer, length);
+    this.#coming = { kind: 'payload', buffer, length };
   }
 
   /** Goes on with what is to come; false when there has to come more. */
@@ -278,8 +292,7 @@ export class Transmission {
     const coming = this.#coming;
     this.#account.moved();
     if (coming.kind === 'payload') {
-      coming.filled = this.#reader.fill(coming.buffer, coming.filled, coming.length);
-      if (coming.filled < coming.length) return false;
+      if (!this.#reader.gathered()) return false;
       this.#coming = NOTHING;
       this.#write(coming.buffer.subarray(0, coming.length), coming.buffer, coming.length + REPLY_OWED);
     } else if (coming.kind === 'refused') {
@@ -301,6 +314,7 @@ export class Transmission {
         if (pooled !== undefined) this.#pool.give(pooled);
         return this.#succeed(this.#reader, owed);
       }
+      if (pooled === undefined) this.#reader.keep(payload);
       this.#runs(pending, owed, (asked) => {
         if (pooled !== undefined) this.#pool.give(pooled);
         this.#succeed(asked, owed);
