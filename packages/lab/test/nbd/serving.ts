@@ -3,7 +3,7 @@ import { tmpdir } from 'node:os';
 import { basename, join } from 'node:path';
 import { type BlockDriver, createDisk, type Disk, openDisk } from '@cowlab/core';
 import { fvd } from '@cowlab/fvd';
-import { NbdServer } from '@cowlab/nbd';
+import { NbdServer, type NbdServerStats } from '@cowlab/nbd';
 import { qcow2 } from '@cowlab/qcow2-like';
 import { vmdk } from '@cowlab/vmdk-chain';
 import { onTestFinished } from 'vitest';
@@ -42,6 +42,12 @@ export class Site {
   get disk(): Disk {
     if (this.#open === undefined) throw new TypeError('nothing is served');
     return this.#open.disk;
+  }
+
+  /** Counters of the server, since it was started. */
+  get stats(): NbdServerStats {
+    if (this.#open === undefined) throw new TypeError('nothing is served');
+    return this.#open.server.stats();
   }
 
   /** Of the disk, or of one of its snapshots. */
