@@ -1,14 +1,18 @@
-// A real file system on a disk that we serve: the kernel's ext4, through FUSE and a loop device, over snapshots.
+// A real file system on a disk that we serve: the kernel's ext4, through FUSE and a loop device, over snapshots. The server is
+// `cowlab serve`, a process of its own, started from the build.
 
+import { once } from 'node:events';
+import { existsSync } from 'node:fs';
 import { cp, mkdir, readdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { describe, expect, it } from 'vitest';
 import { MiB } from './contents.ts';
-import { attempt, hasJudges, run } from './judges.ts';
+import { attempt, hasJudges, run, start } from './judges.ts';
 import { drivers, newSite, type Site } from './serving.ts';
 import { Volume, whyNoVolumes } from './volume.ts';
 
+const program = fileURLToPath(new URL('../../../cli/dist/cowlab.js', import.meta.url));
 const packages = fileURLToPath(new URL('../../..', import.meta.url));
 const reason = whyNoVolumes();
 const title = reason === undefined ? '' : ` (left out: ${reason})`;
@@ -23,16 +27,17 @@ async function sourceTree(site: Site): Promise<string> {
   return sources;
 }
 
-/** Uses the served disk as a device, and ends all of it. */
+const cowlab = (...argv: string[]): Promise<string> => run(process.execPath, [program, ...argv]);
+
+/** Serves the disk, uses it as a device, and ends all of it, the server as a service is ended. */
 async function attached(site: Site, use: (volume: Volume) => Promise<void>): Promise<void> {
-  await site.serve();
+  const serve = [program, 'serve', '--persistent', '--socket', site.socket, site.image];
+  const server = await start(process.execPath, serve, async () => existsSync(site.socket));
   const volume = await Volume.attach(site);
-  try {
-    await use(volume);
-  } finally {
-    await volume.detach();
-    await site.stop();
-  }
+  await use(volume);
+  await volume.detach();
+  server.kill('SIGTERM');
+  expect(await once(server, 'exit')).toEqual([0, null]);
 }
 
 const differences = (sources: string, { tree }: Volume) =>
@@ -50,10 +55,8 @@ describe.skipIf(reason !== undefined || !hasJudges('nbdfuse')).each(drivers)(
         await run('cp', ['--archive', `${sources}/.`, volume.tree]);
         await volume.unmount();
       });
-      await site.opened(async (disk) => {
-        expect(await disk.check()).toMatchObject({ corruptions: 0, leaks: 0 });
-        await disk.snapshots.create('all of it');
-      });
+      await cowlab('check', site.image);
+      await cowlab('snapshot', '-c', 'all of it', site.image);
 
       await attached(site, async (volume) => {
         await volume.mount('-o', 'discard');
@@ -69,10 +72,8 @@ describe.skipIf(reason !== undefined || !hasJudges('nbdfuse')).each(drivers)(
         await volume.unmount();
         expect(await attempt('fsck.ext4', ['-f', '-n', volume.device])).toMatchObject({ status: 0 });
       });
-      await site.opened(async (disk) => {
-        await disk.snapshots.apply('all of it');
-        expect(await disk.check()).toMatchObject({ corruptions: 0, leaks: 0 });
-      });
+      await cowlab('snapshot', '-a', 'all of it', site.image);
+      await cowlab('check', site.image);
 
       await attached(site, async (volume) => {
         expect(await attempt('fsck.ext4', ['-f', '-n', volume.device])).toMatchObject({ status: 0 });
@@ -80,6 +81,7 @@ describe.skipIf(reason !== undefined || !hasJudges('nbdfuse')).each(drivers)(
         expect(await differences(sources, volume)).toMatchObject({ status: 0, stdout: '' });
         await volume.unmount();
       });
-    });
+      await cowlab('check', site.image);
+    }, 150_000);
   },
 );
