@@ -183,8 +183,8 @@ export function judge(results: Measurements, formats: readonly string[]): GoalRo
     G2: (format) => judgeSpeed(results, format, 1),
     G3: (format) => judgeMany(results, format),
     G4: (format) => judgeMemory(results, format, manyFor(format, results)),
-    G5: (format) => judgeSeconds(results.snapshotOperations, format, 'create'),
-    G6: (format) => judgeSeconds(results.snapshotOperations, format, 'delete'),
+    G5: (format) => judgeSeconds(results, format, 'create'),
+    G6: (format) => judgeSeconds(results, format, 'delete'),
   };
   const rows: GoalRow[] = [];
   for (const goal of Object.keys(judges) as GoalName[]) {
@@ -384,11 +384,13 @@ function processGrowth(rows: readonly ProcessMemoryRow[], format: string, many: 
 const mailBytes: number = 2 ** 40;
 
 function judgeSeconds(
-  rows: readonly SnapshotRow[],
+  results: Measurements,
   format: string,
   operation: SnapshotRow['operation'],
 ): Judgement | undefined {
-  const own = rows.filter((row) => row.format === format && row.operation === operation);
+  const own = results.snapshotOperations.filter(
+    (row) => row.format === format && row.operation === operation,
+  );
   if (own.length === 0) return undefined;
   const judged = own.filter(({ imageBytes }) => imageBytes <= mailBytes);
   const value = Math.max(...judged.map(({ medianMs }) => medianMs)) / 1000;
@@ -397,5 +399,6 @@ function judgeSeconds(
       ({ medianMs, snapshots, imageBytes }) => `${duration(medianMs)} (N=${snapshots}, ${size(imageBytes)})`,
     )
     .join('; ');
-  return { value, measured, verdict: grade(value, scales.seconds) };
+  const ended = isQemu(format) ? fewer(results, manyFor(format, results)) : {};
+  return { value, measured, verdict: grade(value, scales.seconds), ...ended };
 }

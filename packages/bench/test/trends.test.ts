@@ -34,6 +34,11 @@ describe('a target whose N ended before the run’s', () => {
     expect(row.agreement).toBeUndefined();
   });
 
+  it.each(['G3', 'G4', 'G5', 'G6'] as const)('says so on %s', (goal) => {
+    for (const format of ['qemu-qcow2', 'qemu-qcow2-chain', 'qemu-vmdk-chain'])
+      expect(goalOf(resultsWithQemu(), goal, format)).toMatchObject({ snapshots: 100 });
+  });
+
   it('decides where it is as bad as the claim already', () => {
     const results = changed((each) => slowReads(each, 'qemu-vmdk-chain', 100, 90));
     expect(goalOf(results, 'G3', 'qemu-vmdk-chain')).toMatchObject({

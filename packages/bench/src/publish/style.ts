@@ -27,7 +27,7 @@ a { color: var(--link); }
 p { max-width: 46rem; }
 .about, .caption, .legend { color: var(--faint); font-size: 0.9rem; }
 .wide { overflow-x: auto; }
-.trend { margin-bottom: 1rem; }
+.trend { margin-bottom: 1rem; } .trend th:first-child { min-width: 11rem; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { border: 1px solid var(--rule); padding: 0.3rem 0.6rem; text-align: left; vertical-align: top; }
 td { white-space: nowrap; }

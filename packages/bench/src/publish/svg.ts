@@ -219,9 +219,13 @@ function shapeOf(index: number, x: number, y: number): string {
   }
 }
 
+/** Of a label's letter on a narrow screen, where text is larger than the rest of the drawing. */
+const LETTER = 9.2;
+
 /** Lying bars: labels are words, and have room beside them. */
 function barChart({ y, bars }: BarChart): string {
-  const left = 190;
+  const longest = Math.max(0, ...bars.map(({ label }) => label.length));
+  const left = Math.max(190, 24 + longest * LETTER);
   const totals = bars.map(({ parts }) => parts.reduce((sum, { value }) => sum + value, 0));
   const names = [...new Set(bars.flatMap(({ parts }) => parts.map(({ name }) => name)))];
   const band = scaleBand<number>()
