@@ -9,14 +9,13 @@ import {
 } from '@cowlab/core';
 
 /*
- * A folder of devices: files whose length is given (`fixedSize`), in memory. What a file would forget a device keeps:
- * `truncate` to less leaves what is there, and what was discarded holds something else afterwards.
+ * A folder of devices: files whose length is given (`fixedSize`), in memory. Where a file would have an end and zeros, a
+ * device has something: what was discarded, and what lies behind a length that it was cut to, is spoiled.
  */
 
 const DEVICE_BYTES = 64 * 1024 * 1024;
-/** In the place of what was discarded. */
 const LEFTOVER = 0xd5;
-/** So much of a discarded range is spoiled; a test needs no more. */
+/** So much of a range is spoiled at most; a test needs no more. */
 const SPOILED_BYTES = 4 * 1024 * 1024;
 
 class DeviceStorage implements Storage {
@@ -55,8 +54,7 @@ class DeviceStorage implements Storage {
 
   discard(offset: number, length: number): void {
     void this.#inner.discard(offset, length);
-    const spoiled = Math.min(length, DEVICE_BYTES - offset, SPOILED_BYTES);
-    if (spoiled > 0) void this.#inner.write(offset, new Uint8Array(spoiled).fill(LEFTOVER));
+    this.#spoil(offset, length);
   }
 
   allocate(offset: number, length: number): void {
@@ -70,8 +68,7 @@ class DeviceStorage implements Storage {
 
   truncate(length: number): void {
     this.#assertInside(length);
-    // Refused where a change would be.
-    void this.#inner.truncate(DEVICE_BYTES);
+    this.#spoil(length, DEVICE_BYTES);
   }
 
   status(offset: number, length: number): StorageStatus | Promise<StorageStatus> {
@@ -84,6 +81,12 @@ class DeviceStorage implements Storage {
 
   close(): void {
     void this.#inner.close();
+  }
+
+  /** Writes, and so is refused where a change would be. */
+  #spoil(offset: number, length: number): void {
+    const bytes = Math.max(0, Math.min(length, DEVICE_BYTES - offset, SPOILED_BYTES));
+    void this.#inner.write(offset, new Uint8Array(bytes).fill(LEFTOVER));
   }
 
   #assertInside(end: number): void {
