@@ -32,6 +32,8 @@ const readAsync = promisify(fs.read);
 const writeAsync = promisify(fs.write);
 const datasyncAsync = promisify(fs.fdatasync);
 
+const NO_RUN = { start: 0, end: 0 };
+
 export class FileStorage implements Storage {
   readonly name: string;
   readonly readOnly: boolean;
@@ -41,6 +43,12 @@ export class FileStorage implements Storage {
   #lock: FileLock | undefined;
   #size: number;
   #open = true;
+  /**
+   * The run of data that was found last. The kernel looks for its end however far that is, and whoever asks for the
+   * status of a disk asks piece by piece. What is made a hole here forgets it; another process that makes one leaves it
+   * standing, and data that might be a hole are never wrong.
+   */
+  #run = NO_RUN;
 
   constructor(name: string, fd: number, readOnly: boolean, path: string) {
     this.name = name;
@@ -83,6 +91,7 @@ export class FileStorage implements Storage {
     // What lies past the end reads as zeros once the file has grown over it.
     const inside = Math.min(length, Math.max(0, this.#size - offset));
     if (end > this.#size) this.truncate(end);
+    this.#run = NO_RUN;
     if (inside === 0 || native?.punchHole(this.fd, offset, inside)) return;
     this.#writeZeros(offset, inside);
   }
@@ -90,6 +99,7 @@ export class FileStorage implements Storage {
   discard(offset: number, length: number): Awaitable<void> {
     this.assertWritable();
     const inside = Math.min(length, this.#size - offset);
+    this.#run = NO_RUN;
     if (inside > 0) native?.punchHole(this.fd, offset, inside);
   }
 
@@ -117,6 +127,7 @@ export class FileStorage implements Storage {
 
   truncate(length: number): void {
     this.assertWritable();
+    this.#run = NO_RUN;
     try {
       fs.ftruncateSync(this.fd, length);
     } catch (error) {
@@ -129,10 +140,13 @@ export class FileStorage implements Storage {
     this.#assertOpen();
     if (offset >= this.#size) return { data: false, length };
     if (native === undefined) return { data: true, length: Math.min(length, this.#size - offset) };
+    const { start, end } = this.#run;
+    if (offset >= start && offset < end) return { data: true, length: Math.min(length, end - offset) };
     const data = native.seekData(this.fd, offset);
     if (data === undefined) return { data: false, length };
     if (data > offset) return { data: false, length: Math.min(length, data - offset) };
-    return { data: true, length: Math.min(length, Math.max(1, native.seekHole(this.fd, offset) - offset)) };
+    this.#run = { start: offset, end: Math.max(offset + 1, native.seekHole(this.fd, offset)) };
+    return { data: true, length: Math.min(length, this.#run.end - offset) };
   }
 
   lock(mode: LockMode): void {

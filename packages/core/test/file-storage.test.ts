@@ -56,6 +56,26 @@ describe.skipIf(!onLinux)('with native calls', () => {
     await storage.close();
   });
 
+  it.each([
+    ['zero', (storage: Storage) => storage.zero(MIB, MIB)],
+    ['discard', (storage: Storage) => storage.discard(MIB, MIB)],
+    [
+      'truncate',
+      async (storage: Storage) => {
+        await storage.truncate(MIB);
+        await storage.truncate(4 * MIB);
+      },
+    ],
+  ] as const)('what was told to be data is told to be a hole after %s', async (name, makeHole) => {
+    const storage = await folder.create(`once-data-${name}`);
+    await storage.write(0, new Uint8Array(4 * MIB).fill(1));
+    expect(await storage.status(0, MIB)).toEqual({ data: true, length: MIB });
+    expect(await storage.status(MIB, MIB)).toEqual({ data: true, length: MIB });
+    await makeHole(storage);
+    expect(await storage.status(MIB, MIB)).toEqual({ data: false, length: MIB });
+    await storage.close();
+  });
+
   it('allocate takes blocks, with nothing in them that was not there', async () => {
     const storage = await folder.create('allocated');
     const blocks = (): number => fs.statSync(path.join(scratch, storage.name)).blocks;
