@@ -153,7 +153,7 @@ export class Connection {
     this.served = true;
     const { pool, counts } = this.#common;
     const account = this.#account;
-    const output = new Output(this.#socket, pool, account, () => this.#drained());
+    const output = new Output(this.#socket, pool, account, () => this.#taken());
     const line = {
       pause: () => void this.#socket.pause(),
       resume: () => void this.#socket.resume(),
@@ -188,8 +188,9 @@ export class Connection {
     this.#transmission.inputEnded();
   }
 
-  #drained(): void {
+  #taken(): void {
     this.#account.moved();
+    this.#transmission?.repliesTaken();
   }
 
   /** What is on its way leaves, then the line is closed; in the end also when the client takes nothing. */

@@ -28,21 +28,22 @@ interface Slab {
 export class Output {
   /** Bytes handed to the socket. */
   bytes = 0;
-  /** Writes that the kernel has not taken. */
+  /** Writes that the kernel has not taken, and their bytes. */
   pending = 0;
+  unsentBytes = 0;
   #socket: Socket;
   readonly #pool: BufferPool;
   readonly #account: MemoryAccount;
-  readonly #drained: () => void;
+  readonly #taken: () => void;
   #slab: Slab;
   #scheduled: NodeJS.Immediate | undefined;
 
-  /** `drained` is called whenever nothing is on its way any more. */
-  constructor(socket: Socket, pool: BufferPool, account: MemoryAccount, drained: () => void) {
+  /** `taken` is called whenever the kernel has taken a write. */
+  constructor(socket: Socket, pool: BufferPool, account: MemoryAccount, taken: () => void) {
     this.#socket = socket;
     this.#pool = pool;
     this.#account = account;
-    this.#drained = drained;
+    this.#taken = taken;
     this.#slab = this.#newSlab();
   }
 
@@ -123,11 +124,13 @@ export class Output {
   #write(bytes: Buffer, done: () => void): void {
     if (this.#socket.destroyed) return;
     this.pending++;
+    this.unsentBytes += bytes.length;
     this.bytes += bytes.length;
     this.#socket.write(bytes, () => {
       this.pending--;
+      this.unsentBytes -= bytes.length;
       done();
-      if (this.pending === 0) this.#drained();
+      this.#taken();
     });
   }
 

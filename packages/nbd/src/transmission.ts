@@ -36,6 +36,8 @@ import { cacheRange, mayBeSlow, writeZeros } from './zeroing.ts';
 /** What one connection may do before it is the others' turn. */
 const REQUESTS_PER_TURN = 256;
 const BYTES_PER_TURN: number = 2 * 1024 * 1024;
+/** While so much is on its way to the client, nothing new is taken up: buffers that few replies share stay in the cache. */
+const MOST_UNSENT_BYTES: number = 1024 * 1024;
 /** Requests of one connection that wait for the disk at one time. */
 const MOST_RUNNING = 128;
 /** Reads from this length on are looked at for zeros, where the client can be told. */
@@ -95,8 +97,11 @@ export class Transmission {
   readonly #sparse: SparseRead;
   readonly #blockStatus: BlockStatus;
   #coming: Coming = NOTHING;
-  /** The header that the reader holds was not taken up: it waits for memory, or for a place among those that run. */
-  #waitsFor: 'nothing' | 'memory' | 'place' = 'nothing';
+  /**
+   * The header that the reader holds was not taken up: it waits for the client to take replies, for memory, for a place
+   * among those that run, or, having got what it waited for, for its turn.
+   */
+  #waitsFor: 'nothing' | 'client' | 'memory' | 'place' | 'turn' = 'nothing';
   /** It has got these bytes. */
   #granted = 0;
   /** The disk did not answer the last read at once: reads get buffers of their own until it does again. */
@@ -146,6 +151,13 @@ export class Transmission {
     if (this.#state === 'ended') return;
     this.#reader.filled(bytes);
     if (!this.#paused) this.#run();
+  }
+
+  /** The kernel has taken some replies. */
+  repliesTaken(): void {
+    if (this.#waitsFor !== 'client' || this.#output.unsentBytes >= MOST_UNSENT_BYTES) return;
+    this.#waitsFor = 'turn';
+    this.#goOn();
   }
 
   /** The client has sent its last byte. */
@@ -240,6 +252,8 @@ export class Transmission {
 
   /** Takes the bytes; or goes on when they, or a place among the requests that run, are there. */
   #makeRoom(wanted: number): boolean {
+    this.#waitsFor = 'client';
+    if (this.#output.unsentBytes >= MOST_UNSENT_BYTES) return false;
     this.#waitsFor = 'place';
     if (this.#running >= MOST_RUNNING) return false;
     if (this.#account.tryTake(wanted)) return true;

@@ -106,7 +106,7 @@ describe('a client that takes nothing', () => {
       return isStill;
     });
     expect(before).toBeLessThan(40_000);
-    expect(served.server.stats().heldBytes).toBeLessThanOrEqual(49 * MIB);
+    expect(served.server.stats().heldBytes).toBeLessThanOrEqual(4 * MIB);
     await expectServed(served);
     stuck.close();
   });
