@@ -1,5 +1,5 @@
 import { chooseSubjects, type Subject } from '../formats.ts';
-import { createImage, fill, type Lab, openSession, type Session } from '../lab.ts';
+import { createdAt, createImage, fill, type Lab, openSession, type Session } from '../lab.ts';
 import { interleaved, type RoundTimes, toCalls } from '../measure.ts';
 import type { Profile } from '../profiles.ts';
 import { createMapped } from '../scenarios/mapped.ts';
@@ -75,7 +75,7 @@ async function measureWrites(parts: readonly Part[], profile: Profile, seed: num
   await pass('allocation', seed);
   for (const { session } of parts) {
     await fill(session.disk, 0, imageBytes, () => undefined);
-    await session.disk.snapshots.create('held');
+    await session.disk.snapshots.create('held', { createdAt });
   }
   await pass('first overwrite', seed + 1);
   await pass('steady overwrite', seed + 1);
@@ -119,7 +119,7 @@ async function measureLargeSnapshots(
   const rows: AblationRow[] = [];
   let at = 0;
   const operations: readonly ['create' | 'delete', () => Promise<unknown>][] = [
-    ['create', () => disk.snapshots.create(`timed-${at++}`)],
+    ['create', () => disk.snapshots.create(`timed-${at++}`, { createdAt })],
     ['delete', () => disk.snapshots.delete(`timed-${--at}`)],
   ];
   for (const [workload, run] of operations) {

@@ -2,6 +2,7 @@ import type { Disk } from '@cowlab/core';
 import { performance } from 'node:perf_hooks';
 import type { Subject } from '../formats.ts';
 import {
+  createdAt,
   createImage,
   fill,
   IMAGE_FILE,
@@ -86,7 +87,7 @@ async function age(
   await fill(disk, 0, imageBytes, () => undefined);
   session.folder.reset();
   for (let index = 0; index < snapshots; index++) {
-    await disk.snapshots.create(`s${index}`);
+    await disk.snapshots.create(`s${index}`, { createdAt });
     await overwriteSome(disk, writes, profile.requestBytes, seed + index);
     if (index % 16 === 0) await breathe();
   }
@@ -166,7 +167,7 @@ async function deleteHeld({ disk }: Session, folder: string): Promise<ServiceRow
     await disk.flush();
   };
   await write(1);
-  await disk.snapshots.create('held');
+  await disk.snapshots.create('held', { createdAt });
   await write(2);
   const before = await occupiedBytes(folder);
   const started = performance.now();

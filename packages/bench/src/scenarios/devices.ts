@@ -10,7 +10,7 @@ import {
   type StorageFolder,
 } from '@cowlab/core';
 import { countsFor, type Subject } from '../formats.ts';
-import { fill, IMAGE_FILE } from '../lab.ts';
+import { createdAt, fill, IMAGE_FILE } from '../lab.ts';
 import { breathe } from '../measure.ts';
 import type { Profile } from '../profiles.ts';
 import type { DeviceRow } from '../schema.ts';
@@ -23,9 +23,6 @@ import { distinctOffsets, patternBytes, randomOffsets } from '../workload.ts';
  */
 
 const DEPTHS: readonly number[] = [1, 32];
-/** A time is text in some formats, and not of one length. */
-const createdAt: Date = new Date('2011-03-13T00:00:00Z');
-
 /** A device, and the requests that a guest keeps under way on it: each begins when the earliest of them is done. */
 class Queue {
   readonly kind: string;

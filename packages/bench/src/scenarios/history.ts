@@ -1,6 +1,15 @@
 import { performance } from 'node:perf_hooks';
 import type { Subject } from '../formats.ts';
-import { createImage, fill, type Lab, occupiedBytes, openSession, type Session, warmUp } from '../lab.ts';
+import {
+  createdAt,
+  createImage,
+  fill,
+  type Lab,
+  occupiedBytes,
+  openSession,
+  type Session,
+  warmUp,
+} from '../lab.ts';
 import { breathe, interleaved, toCalls } from '../measure.ts';
 import type { Profile } from '../profiles.ts';
 import type { HistoryRow, PairedReads } from '../schema.ts';
@@ -31,7 +40,7 @@ export async function measureHistories(
       const { maxSnapshots } = life.subject.driver.capabilities;
       if (life.milliseconds > profile.historyBudgetMs || life.snapshots >= maxSnapshots) continue;
       const started = performance.now();
-      await life.session.disk.snapshots.create(`s${round}`);
+      await life.session.disk.snapshots.create(`s${round}`, { createdAt });
       await overwriteSome(life.session.disk, historyWrites, requestBytes, seed + round);
       life.milliseconds += performance.now() - started;
       life.snapshots++;
