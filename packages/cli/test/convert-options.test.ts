@@ -130,6 +130,9 @@ describe('convert', () => {
     [['-n', '-O', 'raw', '--from', 'one', '--target-is-zero'], 'has no meaning with --from'],
     [['-n', '-O', 'raw', '-B', 'base'], '-B: goes with a new target'],
     [['-O', 'qcow2', '-c', '-B', 'base'], '-B: not beside -c'],
+    [['-O', 'qcow2', '-c', '-S', '0'], '-S: not for compressed data'],
+    [['-O', 'qcow2', '-c', '-W'], '-W: not for compressed data'],
+    [['-O', 'vmdk', '-o', 'subformat=streamOptimized', '-r', '1M'], '-r: not for compressed data'],
     [['-F', 'raw'], '-F: a backing format without a backing file'],
   ])('answers %j with one line', async (argv, words) => {
     await makeSample(at('source'), 'raw');

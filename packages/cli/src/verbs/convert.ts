@@ -190,8 +190,18 @@ async function fill(
     await assertTakesSnapshots(state, into, target);
     return copyStates(state, into, how);
   }
-  if (compress || into.compression === 'only') return copyCompressed(state, into, call);
+  if (compress || into.compression === 'only') {
+    assertCompresses(options);
+    return copyCompressed(state, into, call);
+  }
   return backing === undefined ? copyDisk(state, into, how) : copyDifferences(state, into, undefined, how);
+}
+
+/** Compressed data come in whole units, in their order, as fast as they are compressed. */
+function assertCompresses({ sparseSize, rateLimit, outOfOrder }: ConvertOptions): void {
+  const option =
+    (sparseSize !== undefined && '-S') || (rateLimit !== undefined && '-r') || (outOfOrder && '-W');
+  if (option) throw invalidUse(option, 'not for compressed data');
 }
 
 function storesPlainly(format: string): CowlabError {
