@@ -260,6 +260,36 @@ describe.skipIf(missing.length > 0)('cells that QEMU opens too slowly for more',
   });
 });
 
+describe.skipIf(missing.length > 0 || spawnSync('prlimit', ['--version']).status !== 0)(
+  'a chain of more files than a process may have open',
+  () => {
+    const lab = new Lab();
+    const limit = (soft: string): void =>
+      void spawnSync('prlimit', ['--pid', String(process.pid), `--nofile=${soft}:`]);
+    const before = spawnSync('prlimit', [
+      '--pid',
+      String(process.pid),
+      '--nofile',
+      '-o',
+      'SOFT',
+      '--noheadings',
+    ]);
+    afterAll(() => {
+      limit(String(before.stdout).trim());
+      lab.close();
+    });
+
+    it('ends N with the reason that QEMU gives', async () => {
+      limit('200');
+      const chain = { name: 'long-chain', format: 'vmdk', snapshots: 'chain' } as const;
+      const sizes = { ...tiny.qemu, snapshotCounts: [0, 1, 250] };
+      const { cells: made, ended } = await QemuCells.make(lab, chain, sizes);
+      expect(made.map(({ snapshots }) => snapshots)).toEqual([0, 1]);
+      expect(ended).toMatch(/^ended at N=1: QEMU does not open N=250: .*Too many open files/s);
+    });
+  },
+);
+
 describe('a run with QEMU where tracing is not allowed', () => {
   it('is refused, with what strace says', async () => {
     const folder = at('no-tracing');

@@ -1,7 +1,7 @@
 import fs from 'node:fs/promises';
 import path from 'node:path';
 import { performance } from 'node:perf_hooks';
-import { type Disk, openDisk } from '@cowlab/core';
+import { type Disk, isCowlabError, openDisk } from '@cowlab/core';
 import { drivers } from '../formats.ts';
 import { copyFolder, FILL_BYTES, heldOffset, type Lab } from '../lab.ts';
 import { breathe } from '../measure.ts';
@@ -130,10 +130,14 @@ export class QemuCells {
       this.cells.push({ ...made, openMs: performance.now() - started });
       await io.close();
     } catch (error) {
-      if (!(error instanceof OpenTooSlow)) throw error;
+      // One that has no snapshots, or one, must open: then something else is wrong.
+      const slow = error instanceof OpenTooSlow;
+      if (!slow && (snapshots <= 1 || !isCowlabError(error, 'ERR_IO'))) throw error;
       const before = this.cells.at(-1)?.snapshots ?? 0;
       const seconds = ((performance.now() - started) / 1000).toFixed(0);
-      this.ended = `budget ended at N=${before}: QEMU had not opened N=${snapshots} after ${seconds} s`;
+      this.ended = slow
+        ? `budget ended at N=${before}: QEMU had not opened N=${snapshots} after ${seconds} s`
+        : `ended at N=${before}: QEMU does not open N=${snapshots}: ${error.message.replaceAll(/\s+/g, ' ')}`;
       await this.#lab.discard(folder);
       return false;
     }
