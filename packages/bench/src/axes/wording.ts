@@ -203,7 +203,9 @@ function axes({ axes: rows, formats }: Results): Section[] {
   return (['read', 'write'] as const).map((operation) => ({
     id: `axes-${operation}`,
     title: operation === 'read' ? 'Reads along other axes' : 'First writes after a snapshot along other axes',
-    note: 'Time of one request, the flush included; storage calls for it. One axis at a time away from the centre; a snapshot has just been taken.',
+    note:
+      `Time of one request${operation === 'write' ? ', its share of the flush included' : ''}; storage calls for it. ` +
+      'One axis at a time away from the centre; a snapshot has just been taken.',
     head: ['', ...columns],
     rows: settings.map((name) => [name, ...columns.map((format) => cell(operation, name, format))]),
   }));

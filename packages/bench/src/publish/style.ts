@@ -73,6 +73,7 @@ figure { margin: 0; padding: 0.75rem; border: 1px solid var(--rule); border-radi
   .charts, .goal { display: block; }
   figure, .evidence, tr { break-inside: avoid; }
   figure, .evidence { margin-bottom: 1rem; }
+  td { white-space: normal; }
   #tip, nav { display: none; }
 }
 `;
