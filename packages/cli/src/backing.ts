@@ -1,5 +1,7 @@
 import path from 'node:path';
 import { type BackingReference, isCowlabError } from '@cowlab/core';
+import { isNbdUri } from '@cowlab/nbd';
+import { invalidUse } from './errors.ts';
 import { driverOf } from './formats.ts';
 import { withImage } from './images.ts';
 
@@ -17,6 +19,8 @@ export function backingFolders(file: string, backing: string | undefined): strin
 
 /** Names of backing files are relative to the image that has them. */
 function whereIs(file: string, backing: string): string {
+  if (isNbdUri(file)) throw invalidUse(file, 'an image on an export cannot have a backing file');
+  if (isNbdUri(backing)) throw invalidUse(backing, 'a backing file is a file, not an export');
   return path.resolve(path.dirname(file), backing);
 }
 

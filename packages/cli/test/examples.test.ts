@@ -1,28 +1,29 @@
 // The examples of --help: every option in them is one of the verb, and they do what they say.
 
-import { mkdtemp, rm } from 'node:fs/promises';
+import { cp, mkdir, mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { examples } from '../src/examples.ts';
 import { fill, makeSample } from './images.ts';
 import { cowlab, mustRun } from './lab.ts';
 
 const home = process.cwd();
-let folder: string;
+let parent: string;
 
-beforeEach(async () => {
-  folder = await mkdtemp(join(tmpdir(), 'cowlab-examples-'));
-  process.chdir(folder);
+beforeAll(async () => {
+  parent = await mkdtemp(join(tmpdir(), 'cowlab-examples-'));
 });
 
-afterEach(async () => {
+afterAll(async () => {
   process.chdir(home);
-  await rm(folder, { recursive: true, force: true });
+  await rm(parent, { recursive: true, force: true });
 });
 
-/** Everything that the examples find. */
+/** Everything that the examples find, in the working directory. */
 async function makeFiles(): Promise<void> {
+  await mkdir(join(parent, 'files'));
+  process.chdir(join(parent, 'files'));
   await makeSample('disk.raw', 'raw');
   for (const format of ['qcow2', 'fvd']) {
     await makeSample(`disk.${format}`, format);
@@ -78,8 +79,19 @@ describe('run', () => {
     ([verb, command]) => !['serve', 'bench'].includes(verb) && !command.includes('nbd+unix'),
   );
 
+  beforeAll(makeFiles);
+
+  beforeEach(async () => {
+    await cp(join(parent, 'files'), join(parent, 'copies'), { recursive: true });
+    process.chdir(join(parent, 'copies'));
+  });
+
+  afterEach(async () => {
+    process.chdir(home);
+    await rm(join(parent, 'copies'), { recursive: true });
+  });
+
   it.each(alone)('%s: "cowlab %s" does', async (verb, command) => {
-    await makeFiles();
     // A backing file that has moved is one that is not there.
     if (command.includes('moved.qcow2')) await rm('base.qcow2');
     const { status, stderr } = await cowlab(...wordsOf(command));

@@ -81,6 +81,18 @@ describe('an export', () => {
     await mustRun('compare', '-q', uri, at('source'));
   });
 
+  it.each(formatsWith(({ resize, compact }) => resize === 'both' && compact !== 'none'))(
+    'holds an image of %s that is resized and compacted',
+    async (format) => {
+      const uri = await device('device', 32 * MiB);
+      await mustRun('create', '-q', '--force', '-f', format, uri, '16M');
+      await mustRun('resize', '-q', uri, '+1M');
+      await mustRun('compact', '-q', '--move', uri);
+      expect(JSON.parse(await mustRun('info', '--json', uri))).toMatchObject({ 'virtual-size': 17 * MiB });
+      expect((await cowlab('check', '-q', uri)).status).toBe(0);
+    },
+  );
+
   it.each(withSnapshots)('holds snapshots of %s', async (format) => {
     const uri = await device('device', 32 * MiB);
     await mustRun('create', '-q', '--force', '-f', format, uri, '16M');
@@ -101,7 +113,12 @@ describe('an export', () => {
     [['info', 'nbd://host/a?nonsense=1'], 'nonsense'],
     [['info', 'nbd+unix:///x?socket=/nowhere/at/all'], '/nowhere/at/all'],
     [['check', 'nbd+unix:///x'], 'socket'],
-  ])('that is none: %j is answered with one line', async (argv, words) => {
+    [
+      ['create', '--force', '-f', 'qcow2', '-b', 'base', 'nbd://host'],
+      'on an export cannot have a backing file',
+    ],
+    [['create', '-f', 'qcow2', '-b', 'nbd://host', '-F', 'raw', 'over'], 'is a file, not an export'],
+  ])('where none is or can be: %j is answered with one line', async (argv, words) => {
     const { status, stderr } = await cowlab(...argv);
     expect(status).toBe(1);
     expect(stderr).toMatch(/^cowlab: [^\n]+\n$/);
