@@ -4,43 +4,35 @@ import { describe, describeUse, failureStatus } from './errors.ts';
 import { showExamples } from './examples.ts';
 import { type CliIo, Output } from './output.ts';
 import type { AddVerb, Session } from './session.ts';
-import { addAmend } from './verbs/amend.ts';
-import { addBench } from './verbs/bench.ts';
-import { addCheck } from './verbs/check.ts';
-import { addCommit } from './verbs/commit.ts';
-import { addCompact } from './verbs/compact.ts';
-import { addCompare } from './verbs/compare.ts';
-import { addCompletion } from './verbs/completion.ts';
-import { addConvert } from './verbs/convert.ts';
-import { addCreate } from './verbs/create.ts';
-import { addDiff } from './verbs/diff.ts';
-import { addInfo } from './verbs/info.ts';
-import { addMap } from './verbs/map.ts';
-import { addMeasure } from './verbs/measure.ts';
-import { addRebase } from './verbs/rebase.ts';
-import { addResize, protectNegativeSize } from './verbs/resize.ts';
-import { addServe } from './verbs/serve.ts';
-import { addSnapshot } from './verbs/snapshot.ts';
+import { protectNegativeSize } from './verbs/resize.ts';
 
-const verbs: readonly AddVerb[] = [
-  addCreate,
-  addInfo,
-  addCheck,
-  addSnapshot,
-  addConvert,
-  addCompare,
-  addMap,
-  addDiff,
-  addResize,
-  addRebase,
-  addCommit,
-  addMeasure,
-  addAmend,
-  addCompact,
-  addServe,
-  addBench,
-  addCompletion,
-];
+/** In the order of the help. A verb is loaded when it is asked for: half of the start of this program is reading its modules. */
+const verbs: Readonly<Record<string, () => Promise<AddVerb>>> = {
+  create: async () => (await import('./verbs/create.ts')).addCreate,
+  info: async () => (await import('./verbs/info.ts')).addInfo,
+  check: async () => (await import('./verbs/check.ts')).addCheck,
+  snapshot: async () => (await import('./verbs/snapshot.ts')).addSnapshot,
+  convert: async () => (await import('./verbs/convert.ts')).addConvert,
+  compare: async () => (await import('./verbs/compare.ts')).addCompare,
+  map: async () => (await import('./verbs/map.ts')).addMap,
+  diff: async () => (await import('./verbs/diff.ts')).addDiff,
+  resize: async () => (await import('./verbs/resize.ts')).addResize,
+  rebase: async () => (await import('./verbs/rebase.ts')).addRebase,
+  commit: async () => (await import('./verbs/commit.ts')).addCommit,
+  measure: async () => (await import('./verbs/measure.ts')).addMeasure,
+  amend: async () => (await import('./verbs/amend.ts')).addAmend,
+  compact: async () => (await import('./verbs/compact.ts')).addCompact,
+  serve: async () => (await import('./verbs/serve.ts')).addServe,
+  bench: async () => (await import('./verbs/bench.ts')).addBench,
+  completion: async () => (await import('./verbs/completion.ts')).addCompletion,
+};
+
+/** The verb that is asked for; all of them where none is, or help, or what there is to complete. */
+async function verbsFor(argv: readonly string[]): Promise<AddVerb[]> {
+  const [asked = ''] = argv;
+  const names = Object.hasOwn(verbs, asked) ? [asked] : Object.keys(verbs);
+  return Promise.all(names.map(async (name) => verbs[name]!()));
+}
 
 function version(): string {
   // One step up from src/ and from dist/ alike.
@@ -66,7 +58,7 @@ export async function main(argv: readonly string[], io: CliIo = process): Promis
       getOutHasColors: () => false,
       getErrHasColors: () => false,
     });
-  for (const add of verbs) add(program, session);
+  for (const add of await verbsFor(argv)) add(program, session);
   showExamples(program);
   try {
     await program.parseAsync(protectNegativeSize(argv), { from: 'user' });
