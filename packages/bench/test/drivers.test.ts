@@ -60,7 +60,9 @@ describe('variants', () => {
 
   it('make images with their options, and open them so', async () => {
     const names = allFormatNames.filter((name) => !formatNames.includes(name));
-    const results = await runBench({ profile: tiny, formats: names, seed: 7 });
+    const { ablation, service } = tiny.axes;
+    const profile = { ...tiny, large: [], axes: { ablation, service } };
+    const results = await runBench({ profile, formats: names, seed: 7 });
     expect(results.formats).toEqual(names);
     const flushed = (format: string): number =>
       results.allocations.find((row) => row.format === format && row.variant === 'as is')!.calls.purposes
