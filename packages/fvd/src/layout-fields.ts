@@ -20,7 +20,7 @@ export const superblockFields = {
     meaning: 'none is defined: unknown ones are ignored',
     valid: 'any',
   },
-  generation: { at: 24, bytes: 8, meaning: "also the journal's epoch", valid: 'from 1' },
+  generation: { at: 24, bytes: 8, meaning: "also the journal's epoch", valid: '1 … 2^52' },
   chunkBytes: { at: 32, bytes: 4, meaning: '', valid: 'section 3' },
   blockBytes: { at: 36, bytes: 4, meaning: '', valid: 'section 3' },
   size: { at: 40, bytes: 8, meaning: 'guest bytes of the front', valid: 'section 3' },

@@ -210,6 +210,8 @@ export function isGeometry(chunkBytes: number, blockBytes: number): boolean {
 export const MAX_CHUNKS: number = 2 ** 24;
 /** Host offsets of pages are stored in 48 bits, in units of LOG_ALIGN. */
 const MAX_HOST_BYTES = 2 ** 52;
+/** Nobody comes so far by publishing; from there on, as many publications have their number. */
+const MAX_GENERATION = 2 ** 52;
 export const MAX_JOURNAL_BYTES: number = 64 * 1024 * 1024;
 
 function assertSuperblock(block: Superblock, file: string): void {
@@ -217,7 +219,7 @@ function assertSuperblock(block: Superblock, file: string): void {
     if (!right) throw corrupt(file, `superblock.${field}`, `${value} is out of range`, { value });
   };
   const { chunkBytes, blockBytes, size, journal, root, catalog, hostChunks } = block;
-  ensure(block.generation > 0, 'generation', block.generation);
+  ensure(block.generation > 0 && block.generation <= MAX_GENERATION, 'generation', block.generation);
   ensure(isGeometry(chunkBytes, blockBytes), 'chunkBytes', chunkBytes);
   ensure(size > 0 && size % SECTOR_BYTES === 0, 'size', size);
   ensure(size <= chunkBytes * MAX_CHUNKS, 'size', size);

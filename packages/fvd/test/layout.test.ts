@@ -74,7 +74,7 @@ describe('superblock', () => {
     ],
     ['the largest journal', { journal: { offset: MiB, bytes: MAX_JOURNAL_BYTES }, hostChunks: 65 }],
     ['the most host chunks', { hostChunks: 2 ** 31 - 1 }],
-    ['the largest generation', { generation: Number.MAX_SAFE_INTEGER }],
+    ['the largest generation', { generation: 2 ** 52 }],
     ['packed blocks at the very end', { packNext: 16 * 256 - 1, tailFrom: 16 * 256 - 1 }],
     ['a catalog of the last chunk', { catalog: { offset: 15 * MiB, bytes: MiB } }],
     ['the longest names', { base: 'b'.repeat(1024), baseFormat: 'f'.repeat(1024) }],
@@ -89,6 +89,7 @@ describe('superblock', () => {
 
   it.each<[string, number, number]>([
     ['generation', 24, 0],
+    ['generation', 24, 2 ** 52 + 1],
     ['chunkBytes', 32, 32 * KiB],
     ['chunkBytes', 32, 8 * MiB],
     ['chunkBytes', 36, 256],

@@ -13,6 +13,7 @@ import type { SparseExtent } from './extent.ts';
 import { FlatExtent } from './flat-extent.ts';
 import type { VmdkImage } from './image.ts';
 import {
+  firstGrainSector,
   GRAIN_TABLE_BYTES,
   GRAIN_TABLE_ENTRIES,
   GRAIN_TABLE_SECTORS,
@@ -225,7 +226,7 @@ function readTable(
   const entries = entriesOf(bytes);
   const first = index * GRAIN_TABLE_ENTRIES;
   const inDisk = Math.ceil(header.size / header.grainBytes) - first;
-  const lowest = header.overheadBytes / SECTOR;
+  const lowest = firstGrainSector(header);
   const end = Math.ceil(storage.size() / SECTOR);
   for (let i = 0; i < GRAIN_TABLE_ENTRIES; i++) {
     const sector = entries[i]!;

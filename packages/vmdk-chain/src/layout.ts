@@ -275,6 +275,11 @@ function checkGrain(file: string, grainBytes: number, size: number): number {
   return grainBytes;
 }
 
+/** The least that a table can say of a grain's place, whatever the header says of its metadata: 1 says zeros. */
+export function firstGrainSector({ overheadBytes }: SparseHeader): number {
+  return Math.max(overheadBytes / SECTOR, ZEROED_GRAIN + 1);
+}
+
 /** True when only the second directory lies inside the file. */
 function checkDirectories(file: string, header: SparseHeader, fileBytes: number): boolean {
   const directoryBytes = header.tableCount * 4;

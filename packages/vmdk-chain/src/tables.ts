@@ -1,5 +1,6 @@
 import { type Awaitable, corrupt, isCowlabError, type Storage, unsupported, viewOf } from '@cowlab/core';
 import {
+  firstGrainSector,
   GRAIN_TABLE_BYTES,
   GRAIN_TABLE_ENTRIES,
   GRAIN_TABLE_SECTORS,
@@ -91,7 +92,7 @@ export class GrainTables {
   /** Reads a table's bytes into `entries`; false when there is no entry. Throws `ERR_CORRUPT` for a bad one. */
   decode(index: number, bytes: Uint8Array, entries: Uint32Array): boolean {
     const view = viewOf(bytes);
-    const first = this.#header.overheadBytes / SECTOR;
+    const first = firstGrainSector(this.#header);
     const end = Math.ceil(this.#storage.size() / SECTOR);
     let union = 0;
     for (let i = 0; i < GRAIN_TABLE_ENTRIES; i++) {
@@ -230,7 +231,7 @@ export class GrainTables {
 
   #assertZeroed(index: number, entry: number, sector: number): void {
     if (sector === ZEROED_GRAIN && this.#header.zeroedGrains) return;
-    const where = sector * SECTOR < this.#header.overheadBytes ? 'inside the metadata' : 'outside the file';
+    const where = sector < firstGrainSector(this.#header) ? 'inside the metadata' : 'outside the file';
     throw corrupt(this.#file, `grain table[${index}][${entry}]`, `grain at sector ${sector} lies ${where}`, {
       value: sector,
       offset: this.directory[index]! * SECTOR + entry * 4,
