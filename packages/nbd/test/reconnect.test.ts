@@ -196,6 +196,28 @@ describe('when the connection is lost', () => {
     expect(target[0]).toBe(5);
   });
 
+  it('a server that drops every connection is given up, with pauses between the tries', async () => {
+    const { served, storage } = await memory({ reconnectTimeoutMs: 300 });
+    served.loses = () => true;
+    expect(await codeOf(() => storage.read(0, new Uint8Array(1)))).toBe('ERR_CONNECTION_LOST');
+    expect(served.count('read')).toBeLessThan(12);
+    served.loses = () => false;
+    await storage.read(0, new Uint8Array(1));
+  });
+
+  it('a read that servers die of is given up, though others are answered', async () => {
+    const { served, storage } = await memory({ reconnectTimeoutMs: 300, maxInFlightRequests: 1 });
+    served.loses = ({ offset }) => offset === 512;
+    const deadly = codeOf(() => storage.read(512, new Uint8Array(1)));
+    const end = new AbortController();
+    void deadly.then(() => end.abort());
+    while (!end.signal.aborted) {
+      await storage.read(0, new Uint8Array(1));
+      await delay(1);
+    }
+    expect(await deadly).toBe('ERR_CONNECTION_LOST');
+  });
+
   it('each change arrives at most once, and what is read is what was written', async () => {
     const seed = Number(process.env['COWLAB_SEED'] ?? 7);
     const random = new Random(seed);

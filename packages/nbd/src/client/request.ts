@@ -20,6 +20,8 @@ export interface Request {
   readonly target?: Uint8Array;
   /** Answer of BLOCK_STATUS. */
   runs?: StatusRun[];
+  /** When its connection was lost first, by `performance.now()`. */
+  lostAt?: number;
   /** Called once. */
   readonly settle: (error?: Error) => void;
 }

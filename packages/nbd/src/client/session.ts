@@ -16,13 +16,14 @@ import { Wire } from './wire.ts';
  * When a connection is lost:
  *
  *   was not sent            waits, and is sent over the next connection
- *   read, status in flight  goes back to the front of the queue: asking twice changes nothing
+ *   read, status in flight  goes to the end of the queue: asking twice changes nothing
  *   change in flight        rejects, `maybeDone`: it is never sent again
  *   flush in flight         like a read when everything that was answered is flushed already; else it rejects
  *   answered, not flushed   is uncertain: the server's memory may be gone. One flush, that which was in flight or the
  *                           next one, rejects for it, as fsync does
  *
- * A next connection is made when something is to be sent, again and again for a time. The export has to be what it was.
+ * A next connection is made when something is to be sent, again and again for a time, which begins anew with an answer. The
+ * export has to be what it was.
  */
 
 export interface SessionOptions extends Wish {
@@ -37,6 +38,15 @@ export interface SessionOptions extends Wish {
   /** For a server that says nothing while requests are in flight, ms; 0 for ever. */
   readonly replyTimeoutMs: number;
   readonly signal: AbortSignal | undefined;
+}
+
+/** A time without a connection that answers. */
+interface Outage {
+  /** When to give up, by `performance.now()`. */
+  readonly end: number;
+  /** Before the next try, ms. */
+  pause: number;
+  cause: unknown;
 }
 
 const FIRST_PAUSE_MS = 20;
@@ -55,6 +65,8 @@ export class Session implements ConnectionOwner {
   readonly export: Negotiated;
   #connection: Connection | undefined;
   #isConnecting = false;
+  /** Since an answer came last: a server that takes connections and drops them is as good as none. */
+  #outage: Outage | undefined;
   #queue: Request[] = [];
   #inFlight = 0;
   #inFlightBytes = 0;
@@ -100,6 +112,7 @@ export class Session implements ConnectionOwner {
   }
 
   answered(request: Request, ok: boolean): void {
+    this.#outage = undefined;
     this.#land(request);
     if (isChange(request)) this.#changes++;
     const covered = this.#flushes.get(request);
@@ -123,13 +136,20 @@ export class Session implements ConnectionOwner {
       else if (covered !== undefined && hasUnflushed) {
         if (covered === this.#changes) this.#uncertain = undefined;
         request.settle(this.#lostFlush(reason));
-      } else again.push(request);
+      } else if (this.#isTooLate(request)) request.settle(reason);
+      else again.push(request);
     }
     this.#flushedChanges = this.#changes;
-    for (const request of again) delete request.runs;
-    this.#queue = [...again, ...this.#queue];
+    this.#queue.push(...again);
     if (this.#fatal !== undefined) this.#rejectQueue(() => this.#fatal!);
     this.#pump();
+  }
+
+  /** A request that servers die of is not asked for ever, however well others fare. */
+  #isTooLate(request: Request): boolean {
+    delete request.runs;
+    request.lostAt ??= performance.now();
+    return performance.now() - request.lostAt > this.#options.reconnectTimeoutMs;
   }
 
   #adopt(wire: Wire, negotiated: Negotiated): Connection {
@@ -184,21 +204,23 @@ export class Session implements ConnectionOwner {
 
   async #tryAgain(): Promise<void> {
     const { reconnectTimeoutMs, connectTimeoutMs } = this.#options;
-    const end = performance.now() + reconnectTimeoutMs;
-    let pause = FIRST_PAUSE_MS;
-    let last: unknown;
+    const outage = (this.#outage ??= {
+      end: performance.now() + reconnectTimeoutMs,
+      pause: 0,
+      cause: undefined,
+    });
     for (;;) {
-      const left = end - performance.now();
-      if (left <= 0 || this.#fatal !== undefined) return this.#giveUp(last);
+      if (outage.pause > 0) await delay(Math.min(outage.pause, Math.max(0, outage.end - performance.now())));
+      outage.pause = Math.min(LONGEST_PAUSE_MS, Math.max(FIRST_PAUSE_MS, 2 * outage.pause));
+      const left = outage.end - performance.now();
+      if (left <= 0 || this.#fatal !== undefined) return this.#giveUp(outage.cause);
       try {
         const { wire, negotiated } = await connect(this.#options, Math.min(left, connectTimeoutMs));
         return this.#resume(wire, negotiated);
       } catch (error) {
         if (!isCowlabError(error) || !TRANSIENT.has(error.code)) return this.#giveUp(error);
-        last = error;
+        outage.cause = error;
       }
-      await delay(Math.min(pause, Math.max(0, end - performance.now())));
-      pause = Math.min(2 * pause, LONGEST_PAUSE_MS);
     }
   }
 
@@ -220,6 +242,7 @@ export class Session implements ConnectionOwner {
 
   /** What waits is rejected; who comes later may try again. */
   #giveUp(cause: unknown): void {
+    this.#outage = undefined;
     const { file, reconnectTimeoutMs } = this.#options;
     const why = cause instanceof Error ? `: ${cause.message}` : '';
     const message = `${file}: connection lost, and not to be had again within ${reconnectTimeoutMs} ms${why}`;

@@ -95,7 +95,7 @@ export class Wire {
   listen(receiver: Receiver): void {
     this.#receiver = receiver;
     for (const bytes of this.#early.splice(0)) this.#take(bytes);
-    if (this.#ended) receiver.ended(this.#failure);
+    if (this.#ended) queueMicrotask(() => receiver.ended(this.#failure));
   }
 
   /** Sends `pieces`, which must stay as they are until the answer to them has come. */
