@@ -23,7 +23,7 @@ import { codeOf } from './servers.ts';
 
 /* Servers that break the protocol. Each has to end in an error with a code: never a hang, never wrong bytes. */
 
-const impatient: NbdClientOptions = { reconnectTimeoutMs: 0, replyTimeoutMs: 300, connectTimeoutMs: 300 };
+const impatient: NbdClientOptions = { reconnectTimeoutMs: 0, replyTimeoutMs: 1500, connectTimeoutMs: 1500 };
 
 /** The code and field of what a call rejects with. */
 async function failureOf(call: () => unknown): Promise<string> {

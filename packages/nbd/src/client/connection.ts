@@ -166,15 +166,16 @@ export class Connection implements Receiver {
   #watch(): void {
     this.#lastHeard = performance.now();
     if (this.#timer !== undefined || this.#replyTimeoutMs === 0) return;
+    const decide = (): void => {
+      if (this.#isOver || this.#flights.size === 0 || this.#timer !== undefined) return;
+      const silent = performance.now() - this.#lastHeard;
+      if (silent >= this.#replyTimeoutMs) this.fail(this.#lost(`no answer for ${Math.round(silent)} ms`));
+      else this.#timer = setTimeout(look, this.#replyTimeoutMs - silent + 1).unref();
+    };
     const look = (): void => {
       this.#timer = undefined;
-      if (this.#flights.size === 0) return;
-      const silent = performance.now() - this.#lastHeard;
-      if (silent >= this.#replyTimeoutMs) {
-        this.fail(this.#lost(`no answer for ${Math.round(silent)} ms`));
-        return;
-      }
-      this.#timer = setTimeout(look, this.#replyTimeoutMs - silent + 1).unref();
+      // When it was this process that had no time, answers are there to be read: first they are.
+      setImmediate(decide);
     };
     this.#timer = setTimeout(look, this.#replyTimeoutMs).unref();
   }

@@ -313,7 +313,8 @@ async function connect(
       field: 'open',
     },
   );
-  const timer = setTimeout(() => stopper.abort(late), timeoutMs);
+  // What has arrived while this process had no time is read first.
+  const timer = setTimeout(() => setImmediate(() => stopper.abort(late)), timeoutMs);
   const onAbort = (): void => stopper.abort(abortedError(options));
   signal?.addEventListener('abort', onAbort, { once: true });
   let wire: Wire | undefined;
