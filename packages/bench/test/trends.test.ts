@@ -115,6 +115,20 @@ describe('a trend', () => {
     expect(row.originals).toBeCloseTo(originals, 9);
   });
 
+  it.each<[string, number[], TrendRow['agreement']]>([
+    ['alike in every round', [20, 20, 20, 20, 20], 'worse'],
+    ['anything between nothing and much', [1, 2, 20, 40, 50], 'unsure'],
+  ])('with times of ours that are %s knows how sure it is', (_, rounds, agreement) => {
+    const results = changed((each) => {
+      for (const row of each.reads) {
+        if (row.format === 'qemu-vmdk-chain') row.roundMicros = [1, 1, 1, 1, 1];
+        if (row.format === 'vmdk') row.roundMicros = row.snapshots === 1000 ? rounds : [1, 1, 1, 1, 1];
+        if (row.format === 'vmdk' && row.snapshots === 1000) row.snapshots = 100;
+      }
+    });
+    expect(trend(results, 'random reads, time')).toMatchObject({ agreement });
+  });
+
   it('takes ours by its law where there is no image of that N', () => {
     const results = changed((each) => {
       for (const row of each.reads) {

@@ -30,8 +30,8 @@ export interface TrendRow {
   /** How each goes with all of its N. */
   oursOrder: string;
   originalsOrder: string;
-  /** Ours does as the original does, or goes up less, or more. */
-  agreement: 'agrees' | 'better' | 'worse';
+  /** Ours does as the original does, or goes up less, or more; or times vary too much to tell. */
+  agreement: 'agrees' | 'better' | 'worse' | 'unsure';
 }
 
 export interface QemuPart {
@@ -70,7 +70,7 @@ export function qemuPartSchema(calls: v.GenericSchema<unknown, Calls>): v.Generi
         originals: v.pipe(v.number(), v.finite()),
         oursOrder: text,
         originalsOrder: text,
-        agreement: v.picklist(['agrees', 'better', 'worse']),
+        agreement: v.picklist(['agrees', 'better', 'worse', 'unsure']),
       }),
     ),
   });

@@ -1,11 +1,13 @@
 import { grade, scales } from '../rules.ts';
 import type { OverwriteRow, RequestRow, Results, TrendRow } from '../schema.ts';
-import { fitGrowth, type Growth, median } from '../statistics.ts';
+import { fitGrowth, type Growth, type Interval, median, medianInterval } from '../statistics.ts';
 
 /*
  * Do our drivers behave as the originals do? Not how fast: how a number goes with N, against the smallest N that both
  * have. Two trends agree when their ratios deserve the same word on the scale of G2 and G3 (for memory: their growth in
  * bytes on that of G4), or are so close to each other that the words differ by chance. Else ours is better, or worse.
+ *
+ * Times have an interval. Where those of the two ratios overlap, and the words differ, the run cannot tell: unsure.
  *
  * Where ours has not been measured at an N that QEMU got to, the law that fits ours says what it is there.
  */
@@ -24,6 +26,20 @@ const CLOSE = 1.5;
 interface Sample {
   readonly n: number;
   readonly value: number;
+  /** What the value is the median of; none for a count. */
+  readonly times?: readonly number[];
+}
+
+/** One or two samples have no interval; they may be as wrong as this. */
+const FEW = 3;
+const DOUBT = 2;
+
+/** The ends of a sample's interval, in parts of its value. */
+function spreadOf({ value, times = [] }: Sample): Pick<Interval, 'low' | 'high'> {
+  if (times.length === 0) return { low: 1, high: 1 };
+  if (times.length < FEW) return { low: 1 / DOUBT, high: DOUBT };
+  const { low, high } = medianInterval(times);
+  return { low: low / value, high: high / value };
 }
 
 type Measurements = Pick<Results, 'reads' | 'overwrites' | 'opens' | 'processMemory' | 'snapshotOperations'>;
@@ -37,11 +53,15 @@ interface Quantity {
 function samplesOf<T extends { format: string; snapshots: number }>(
   rows: readonly T[],
   format: string,
-  value: (row: T) => number,
+  value: (row: T) => number | readonly number[],
 ): Sample[] {
   return rows
     .filter((row) => row.format === format)
-    .map((row) => ({ n: row.snapshots, value: value(row) }))
+    .map((row) => {
+      const measured = value(row);
+      if (typeof measured === 'number') return { n: row.snapshots, value: measured };
+      return { n: row.snapshots, value: median(measured), times: measured };
+    })
     .toSorted((a, b) => a.n - b.n);
 }
 
@@ -50,7 +70,7 @@ function requestQuantities(
   rows: (results: Measurements) => readonly RequestRow[],
   flushes: boolean,
 ): Quantity[] {
-  const each = (what: string, value: (row: RequestRow) => number): Quantity => ({
+  const each = (what: string, value: (row: RequestRow) => number | readonly number[]): Quantity => ({
     name: `${name}, ${what}`,
     unit: 'ratio',
     samples: (results, format) => samplesOf(rows(results), format, value),
@@ -59,7 +79,7 @@ function requestQuantities(
     each('storage calls', ({ calls, operations }) => calls.calls / operations),
     each('bytes', ({ calls, operations }) => calls.bytes / operations),
     ...(flushes ? [each('flushes', ({ calls, operations }) => calls.flushes / operations)] : []),
-    each('time', ({ roundMicros }) => median(roundMicros)),
+    each('time', ({ roundMicros }) => roundMicros),
   ];
 }
 
@@ -79,7 +99,7 @@ function operationQuantity(operation: 'create' | 'delete'): Quantity {
       return samplesOf(
         own.filter(({ imageBytes }) => imageBytes === smallest),
         format,
-        ({ medianMs }) => medianMs,
+        ({ samplesMs }) => samplesMs,
       );
     },
   };
@@ -97,7 +117,7 @@ const quantities: readonly Quantity[] = [
   {
     name: 'open and first read, time',
     unit: 'ratio',
-    samples: ({ opens }, format) => samplesOf(opens, format, (row) => median(row.milliseconds)),
+    samples: ({ opens }, format) => samplesOf(opens, format, (row) => row.milliseconds),
   },
   operationQuantity('create'),
   operationQuantity('delete'),
@@ -127,12 +147,14 @@ function compareTrends(
   const to = originals.findLast(({ n }) => n <= furthest);
   if (from === undefined || to === undefined || to.n <= from.n) return undefined;
   const [ourLaw, originalLaw] = [lawOf(ours), lawOf(originals)];
-  const before = ours.find(({ n }) => n === from.n)!.value;
+  const early = ours.find(({ n }) => n === from.n)!;
+  const before = early.value;
   if (ourLaw === undefined || originalLaw === undefined || before === 0 || from.value === 0) return undefined;
-  const measured = ours.find(({ n }) => n === to.n)?.value;
-  const after = measured ?? ourLaw.at(to.n);
-  const difference = (late: number, early: number): number =>
-    unit === 'ratio' ? late / early : late - early;
+  const measured = ours.find(({ n }) => n === to.n);
+  // What the law says is as sure as what it comes from.
+  const after = measured?.value ?? ourLaw.at(to.n);
+  const late = measured ?? ours.at(-1)!;
+  const difference = (end: number, start: number): number => (unit === 'ratio' ? end / start : end - start);
   const [oursValue, originalValue] = [difference(after, before), difference(to.value, from.value)];
   return {
     unit,
@@ -143,7 +165,9 @@ function compareTrends(
     originals: originalValue,
     oursOrder: ourLaw.order,
     originalsOrder: originalLaw.order,
-    agreement: agreementOf(unit, oursValue, originalValue),
+    agreement: agreementOf(unit, oursValue, originalValue, () =>
+      overlap(rangeOf(oursValue, early, late), rangeOf(originalValue, from, to)),
+    ),
   };
 }
 
@@ -151,9 +175,25 @@ function lawOf(samples: readonly Sample[]): Growth | undefined {
   return samples.every(({ value }) => value > 0) ? fitGrowth(samples) : undefined;
 }
 
-function agreementOf(unit: TrendRow['unit'], ours: number, originals: number): TrendRow['agreement'] {
+/** Between which values a ratio lies. */
+function rangeOf(value: number, early: Sample, late: Sample): Interval {
+  const [start, end] = [spreadOf(early), spreadOf(late)];
+  return { low: (value * end.low) / start.high, median: value, high: (value * end.high) / start.low };
+}
+
+function overlap(one: Interval, other: Interval): boolean {
+  return one.low <= other.high && other.low <= one.high;
+}
+
+function agreementOf(
+  unit: TrendRow['unit'],
+  ours: number,
+  originals: number,
+  cannotTell: () => boolean,
+): TrendRow['agreement'] {
   const scale = unit === 'ratio' ? scales.speed : scales.growth;
   const close = unit === 'ratio' && Math.max(ours / originals, originals / ours) <= CLOSE;
   if (close || grade(ours, scale) === grade(originals, scale)) return 'agrees';
+  if (unit === 'ratio' && cannotTell()) return 'unsure';
   return ours < originals ? 'better' : 'worse';
 }

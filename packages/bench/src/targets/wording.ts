@@ -36,10 +36,10 @@ export function trendSummary(rows: readonly TrendRow[]): string {
   const orders = rows.filter(({ oursOrder, originalsOrder }) => oursOrder === originalsOrder).length;
   return (
     `${count('agrees')} of ${rows.length} go with N alike, ${count('better')} of ours go up less, ` +
-    `${count('worse')} more; ${orders} by the same law`
+    `${count('worse')} more, of ${count('unsure')} times this run cannot tell; ${orders} by the same law`
   );
 }
 
 export const trendNote: string =
   'Compared is how each number goes with N, never the number: what it is at N against what it was, or by how many bytes ' +
-  'it grew. “≈”: ours has no image at that N, the law that fits its numbers says what it is there. “better”: ours goes up less.';
+  'it grew. “≈”: ours has no image at that N, the law that fits its numbers says what it is there. “better”: ours goes up less; “unsure”: the times vary too much to tell.';
