@@ -376,7 +376,8 @@ function trends({ qemu }: Results, bold: Style): string[] {
       .trimEnd();
   return [
     '',
-    bold(`Ours beside QEMU ${qemu.version}: ${trendSummary(qemu.trends)}`),
+    bold(`Our drivers beside QEMU ${qemu.version}`),
+    `  ${trendSummary(qemu.trends)}`,
     ...trendGroups(qemu.trends).flatMap(({ title, rows }) => [
       bold(line([title, ...trendHead.slice(1)])),
       ...rows.map(trendCells).map(([label = '', ...cells]) => line([`  ${label}`, ...cells])),

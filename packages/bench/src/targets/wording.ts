@@ -36,7 +36,7 @@ export function trendSummary(rows: readonly TrendRow[]): string {
   const orders = rows.filter(({ oursOrder, originalsOrder }) => oursOrder === originalsOrder).length;
   return (
     `${count('agrees')} of ${rows.length} go with N alike, ${count('better')} of ours go up less, ` +
-    `${count('worse')} more, of ${count('unsure')} times this run cannot tell; ${orders} by the same law`
+    `${count('worse')} more, ${count('unsure')} are unsure; ${orders} by the same law`
   );
 }
 
