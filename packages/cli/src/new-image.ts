@@ -24,7 +24,7 @@ export async function makeFilled(
   { driver, size, options, backing, allow }: NewImage,
   fill: (disk: Disk) => Promise<void>,
 ): Promise<void> {
-  const place = placeOf(typed);
+  const place = placeOf(typed, 'streamed');
   const { folder } = place;
   try {
     await createDisk(place, { driver, drivers, size, options, gate: { allow }, ...(backing && { backing }) });

@@ -1,7 +1,7 @@
 import fs from 'node:fs';
 import path from 'node:path';
 import { CowlabError, fromSystemError } from './errors.ts';
-import { type FileIo, FileStorage, ThreadedFileStorage } from './file-storage.ts';
+import { type FileIo, FileStorage, StreamedFileStorage, ThreadedFileStorage } from './file-storage.ts';
 import type { Storage, StorageFolder, StorageOpenOptions } from './storage.ts';
 
 const { O_CREAT, O_EXCL, O_RDONLY, O_RDWR } = fs.constants;
@@ -16,6 +16,8 @@ function realPathOf(full: string): string | undefined {
     return undefined;
   }
 }
+
+const kinds = { sync: FileStorage, threads: ThreadedFileStorage, streamed: StreamedFileStorage };
 
 export interface FileFolderOptions {
   /** How the storages do their I/O; `sync` by default. */
@@ -111,8 +113,7 @@ export class FileFolder implements StorageFolder {
         field: 'file type',
       });
     }
-    const Kind = this.#io === 'sync' ? FileStorage : ThreadedFileStorage;
-    return new Kind(name, fd, readOnly, this.#resolve(name));
+    return new kinds[this.#io](name, fd, readOnly, this.#resolve(name));
   }
 
   async #call<T>(name: string, call: string, run: () => Promise<T>): Promise<T> {

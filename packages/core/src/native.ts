@@ -14,6 +14,8 @@ export interface NativeCalls {
   seekData(fd: number, offset: number): number | undefined;
   /** The next offset at or after `offset` that is a hole; the end of the file counts as one. */
   seekHole(fd: number, offset: number): number;
+  /** Sends what was written in the range on its way to the device, and waits for nothing; undefined where there is no such call. */
+  readonly startWriting: ((fd: number, offset: number, length: number) => void) | undefined;
   /** Locks of byte ranges; undefined where structures have another shape, or the kernel has none. */
   readonly rangeLocks: RangeLocks | undefined;
 }
@@ -30,6 +32,7 @@ const FALLOC_FL_KEEP_SIZE = 1;
 const FALLOC_FL_PUNCH_HOLE = 2;
 const SEEK_DATA = 3;
 const SEEK_HOLE = 4;
+const SYNC_FILE_RANGE_WRITE = 2;
 const F_OFD_GETLK = 36;
 const F_OFD_SETLK = 37;
 const LOCK_KINDS = { shared: 0, exclusive: 1, none: 2 };
@@ -40,8 +43,12 @@ const FLOCK_BYTES = 32;
 type Call = (...args: number[]) => number | bigint;
 type FcntlCall = (fd: number, command: number, type: 'void *', argument: Uint8Array) => number;
 
+interface Library {
+  func(prototype: string): unknown;
+}
+
 interface Koffi {
-  load(name: string | null): { func(prototype: string): unknown };
+  load(name: string | null): Library;
   errno(): number;
 }
 
@@ -70,6 +77,18 @@ function loadRangeLocks(fcntl: FcntlCall, errno: () => number): RangeLocks | und
   };
 }
 
+/** Of Linux alone, and not of every C library there. */
+function loadStartWriting(libc: Library): NativeCalls['startWriting'] {
+  try {
+    const prototype = 'int sync_file_range(int fd, int64_t offset, int64_t length, unsigned int flags)';
+    const syncFileRange = libc.func(prototype) as Call;
+    // What comes of it is the flush's to tell.
+    return (fd, offset, length) => void syncFileRange(fd, offset, length, SYNC_FILE_RANGE_WRITE);
+  } catch {
+    return undefined;
+  }
+}
+
 function load(): NativeCalls | undefined {
   if (process.platform !== 'linux' || process.env.COWLAB_NATIVE === 'off') return undefined;
   try {
@@ -92,6 +111,7 @@ function load(): NativeCalls | undefined {
         const at = Number(lseek(fd, offset, SEEK_HOLE));
         return at < 0 ? offset : at;
       },
+      startWriting: loadStartWriting(libc),
       rangeLocks: loadRangeLocks(fcntl, () => koffi.errno()),
     };
   } catch {

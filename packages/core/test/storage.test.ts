@@ -1,7 +1,14 @@
 import path from 'node:path';
 import * as fc from 'fast-check';
 import { afterEach, describe, expect, it, vi } from 'vitest';
-import { FileFolder, type LockMode, MemoryFolder, type Storage, type StorageFolder } from '../src/index.ts';
+import {
+  FileFolder,
+  type FileIo,
+  type LockMode,
+  MemoryFolder,
+  type Storage,
+  type StorageFolder,
+} from '../src/index.ts';
 import { scratchFolder } from './scratch.ts';
 
 /*
@@ -12,7 +19,7 @@ import { scratchFolder } from './scratch.ts';
 const scratch = scratchFolder();
 let folders = 0;
 
-async function withoutNative(io: 'sync' | 'threads'): Promise<StorageFolder> {
+async function withoutNative(io: FileIo): Promise<StorageFolder> {
   vi.resetModules();
   vi.stubEnv('COWLAB_NATIVE', 'off');
   const copy = await import('../src/file-folder.ts');
@@ -31,8 +38,10 @@ const kinds: { kind: string; make: () => Promise<StorageFolder> }[] = [
   { kind: 'memory', make: async () => new MemoryFolder() },
   { kind: 'files, sync', make: async () => new FileFolder(await freshPath()) },
   { kind: 'files, threads', make: async () => new FileFolder(await freshPath(), { io: 'threads' }) },
+  { kind: 'files, streamed', make: async () => new FileFolder(await freshPath(), { io: 'streamed' }) },
   { kind: 'files, sync, without native calls', make: () => withoutNative('sync') },
   { kind: 'files, threads, without native calls', make: () => withoutNative('threads') },
+  { kind: 'files, streamed, without native calls', make: () => withoutNative('streamed') },
 ];
 
 const opened: Storage[] = [];
