@@ -60,6 +60,8 @@ function verdicts(before: Results, after: Results): Difference[] {
 /** What can be compared by itself: a name, and numbers for each operation. */
 interface Counted {
   readonly what: string;
+  /** Of how many operations; a row that a budget of time has cut short had fewer, and other ones. */
+  readonly operations?: number;
   readonly each: Readonly<Record<string, number>>;
 }
 
@@ -73,6 +75,7 @@ export function countedOf(results: Results): Counted[] {
   const requests = (rows: readonly RequestRow[], name: string): Counted[] =>
     rows.map(({ format, snapshots, operations, calls }) => ({
       what: `${format} N=${snapshots} ${name}`,
+      operations,
       each: perOperation(calls, operations),
     }));
   return [
@@ -87,6 +90,7 @@ export function countedOf(results: Results): Counted[] {
     ),
     ...results.allocations.map(({ format, variant, operations, calls }) => ({
       what: `${format} ${variant} allocations`,
+      operations,
       each: perOperation(calls, operations),
     })),
     ...results.sessions.map(({ format, snapshots, opening, residentMetadataBytes }) => ({
@@ -118,27 +122,42 @@ export function countedOf(results: Results): Counted[] {
   ];
 }
 
-/** Of the counts that both runs have, how many are the same to the last digit: all, with one seed and no code between. */
-export function sameCounts(before: Results, after: Results): { readonly same: number; readonly of: number } {
-  const earlier = new Map(countedOf(before).map(({ what, each }) => [what, each]));
-  const pairs = countedOf(after).flatMap(({ what, each }) =>
-    Object.entries(each).flatMap(([name, now]) => {
-      const then = earlier.get(what)?.[name];
-      return then === undefined ? [] : [now === then];
-    }),
-  );
-  return { same: pairs.filter(Boolean).length, of: pairs.length };
+interface Pair {
+  readonly what: string;
+  readonly was: number;
+  readonly now: number;
+}
+
+/** The counts that both runs have, of the same operations; and how many are of more operations in one of them. */
+function pairsOf(before: Results, after: Results): { readonly pairs: Pair[]; readonly cut: number } {
+  const earlier = new Map(countedOf(before).map((row) => [row.what, row]));
+  const pairs: Pair[] = [];
+  let cut = 0;
+  for (const { what, operations, each } of countedOf(after)) {
+    const old = earlier.get(what);
+    for (const [name, now] of Object.entries(each)) {
+      const was = old?.each[name];
+      if (was === undefined) continue;
+      if (old?.operations === operations) pairs.push({ what: `${what}, ${name}`, was, now });
+      else cut++;
+    }
+  }
+  return { pairs, cut };
+}
+
+/** How many counts are the same to the last digit: with one seed and no code between, all but those cut short. */
+export function sameCounts(
+  before: Results,
+  after: Results,
+): { readonly same: number; readonly of: number; readonly cut: number } {
+  const { pairs, cut } = pairsOf(before, after);
+  return { same: pairs.filter(({ was, now }) => was === now).length, of: pairs.length, cut };
 }
 
 function counts(before: Results, after: Results): Difference[] {
-  const earlier = new Map(countedOf(before).map(({ what, each }) => [what, each]));
-  return countedOf(after).flatMap(({ what, each }) =>
-    Object.entries(each).flatMap(([name, now]) => {
-      const then = earlier.get(what)?.[name];
-      if (then === undefined || Math.abs(now - then) <= then * MOVED) return [];
-      return [{ what: `${what}, ${name}`, before: number(then), after: number(now), regression: now > then }];
-    }),
-  );
+  return pairsOf(before, after)
+    .pairs.filter(({ was, now }) => Math.abs(now - was) > was * MOVED)
+    .map(({ what, was, now }) => ({ what, before: number(was), after: number(now), regression: now > was }));
 }
 
 /** Of each round, how many times raw's time a format took. */

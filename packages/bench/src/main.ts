@@ -61,8 +61,9 @@ export async function benchMain(options: BenchMainOptions): Promise<number> {
 function compare(baseline: Results, results: Results, stdout: ProgressStream): number {
   const differences = compareResults(baseline, results);
   stdout.write(`\nagainst the baseline of ${baseline.environment.date}:\n`);
-  const { same, of } = sameCounts(baseline, results);
-  stdout.write(`  ${same} of ${of} counts are the same to the last digit\n`);
+  const { same, of, cut } = sameCounts(baseline, results);
+  const rest = cut === 0 ? '' : `; ${cut} more are of rows that their time cut short in one of the runs`;
+  stdout.write(`  ${same} of ${of} counts are the same to the last digit${rest}\n`);
   if (differences.length === 0) stdout.write('  no verdict changed, and no count nor ratio moved\n');
   for (const { what, before, after } of differences) stdout.write(`  ${what}: ${before} → ${after}\n`);
   return differences.some(({ regression }) => regression) ? 2 : 0;

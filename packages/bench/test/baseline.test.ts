@@ -1,5 +1,5 @@
 import { expect, it } from 'vitest';
-import { compareResults } from '../src/baseline.ts';
+import { compareResults, sameCounts } from '../src/baseline.ts';
 import { judge } from '../src/rules.ts';
 import type { Results } from '../src/schema.ts';
 import { seededRandom } from '../src/workload.ts';
@@ -48,6 +48,23 @@ it.each([
   const differences = compareResults(before, after);
   expect(differences.map(({ what }) => what)).toEqual(['fvd N=0 reads, calls', 'fvd N=0 reads, bytes']);
   for (const difference of differences) expect(difference.regression).toBe(regression);
+});
+
+it('counts of a row that its time has cut short are not compared, and how many they are is told', () => {
+  const before = withCalls(1000);
+  const after = run((results) => {
+    const row = results.reads.find(({ format, snapshots }) => format === 'fvd' && snapshots === 0)!;
+    row.operations -= 64;
+  });
+  expect(compareResults(before, after)).toEqual([]);
+  const { same, of, cut } = sameCounts(before, after);
+  expect(cut).toBe(3);
+  expect(same).toBe(of);
+});
+
+it('counts that are not the same to the last digit are counted', () => {
+  const { same, of } = sameCounts(withCalls(1000), withCalls(1001));
+  expect(of - same).toBe(2);
 });
 
 it('counts of runs that asked for something else are not compared', () => {
