@@ -20,6 +20,7 @@ import {
 import { changes, requestFailure } from './request-check.ts';
 import { RequestReader } from './request-reader.ts';
 import { SparseRead } from './sparse-read.ts';
+import { Wakefulness } from './wakefulness.ts';
 import { cacheRange, mayBeSlow, writeZeros } from './zeroing.ts';
 
 /*
@@ -107,6 +108,7 @@ export class Transmission {
   /** The disk did not answer the last read at once: reads get buffers of their own until it does again. */
   #diskWaits = false;
   #running = 0;
+  readonly #wakefulness = new Wakefulness();
   #paused = false;
   #next: NodeJS.Immediate | undefined;
   #state: 'open' | 'draining' | 'ended' = 'open';
@@ -150,6 +152,7 @@ export class Transmission {
   filled(bytes: number): void {
     if (this.#state === 'ended') return;
     this.#reader.filled(bytes);
+    this.#wakefulness.stir();
     if (!this.#paused) this.#run();
   }
 
