@@ -4,6 +4,7 @@ import type { Storage } from '@cowlab/core';
 import { describe, expect, it } from 'vitest';
 import { type NbdClientOptions, openNbd } from '../src/index.ts';
 import { Chunk, Command, Option, OptionReply, WireError } from '../src/protocol.ts';
+import { u16, u32, u64 } from './bytes.ts';
 import {
   type Answer,
   type AskedRequest,
@@ -15,9 +16,6 @@ import {
   type Script,
   scriptedServer,
   simple,
-  u16,
-  u32,
-  u64,
 } from './scripted-server.ts';
 import { codeOf } from './servers.ts';
 

@@ -16,6 +16,7 @@ import {
   STRUCTURED_REPLY_MAGIC,
 } from '../src/protocol.ts';
 import type { ReplyMode } from '../src/replies.ts';
+import { u16, u32, u64 } from './bytes.ts';
 
 /*
  * A client that does exactly what a test says, the wrong as well as the right, and believes nothing: each magic,
@@ -61,24 +62,6 @@ function whereOf(uri: string): Where {
   const url = new URL(uri);
   const path = url.searchParams.get('socket');
   return path === null ? { host: url.hostname, port: Number(url.port) } : { path };
-}
-
-export function u16(value: number): Buffer {
-  const bytes = Buffer.alloc(2);
-  bytes.writeUInt16BE(value);
-  return bytes;
-}
-
-export function u32(value: number): Buffer {
-  const bytes = Buffer.alloc(4);
-  bytes.writeUInt32BE(value);
-  return bytes;
-}
-
-export function u64(value: number | bigint): Buffer {
-  const bytes = Buffer.alloc(8);
-  bytes.writeBigUInt64BE(BigInt(value));
-  return bytes;
 }
 
 export function text(value: string): Buffer {

@@ -1,7 +1,8 @@
 import { Random } from '@cowlab/conformance';
 import { Chunk, CHUNK_DONE, Command, CommandFlag, Option, OptionReply, WireError } from '../src/protocol.ts';
 import type { ReplyMode } from '../src/replies.ts';
-import { TestClient, text, u16, u32, u64 } from './client.ts';
+import { u16, u32, u64 } from './bytes.ts';
+import { TestClient, text } from './client.ts';
 import { pattern } from './serving.ts';
 
 /*

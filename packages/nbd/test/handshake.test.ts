@@ -1,6 +1,7 @@
 import { describe, expect, it } from 'vitest';
 import { Command, Info, Option, OptionReply, TransmissionFlag } from '../src/protocol.ts';
-import { TestClient, text, u16, u32, u64 } from './client.ts';
+import { u16, u32, u64 } from './bytes.ts';
+import { TestClient, text } from './client.ts';
 import { memoryDisk, pattern, scratchFolder, serve, type Served } from './serving.ts';
 
 const folder = scratchFolder();

@@ -4,6 +4,7 @@ import type { Storage } from '@cowlab/core';
 import { afterEach, describe, expect, it } from 'vitest';
 import { type NbdClientOptions, openNbd } from '../src/index.ts';
 import { Chunk, Command, Option, OptionReply } from '../src/protocol.ts';
+import { u16, u32, u64 } from './bytes.ts';
 import {
   type AskedRequest,
   chunk,
@@ -12,9 +13,6 @@ import {
   type Script,
   scriptedServer,
   simple,
-  u16,
-  u32,
-  u64,
 } from './scripted-server.ts';
 
 /* What becomes of a call: which requests, how many at once, and which not at all. */

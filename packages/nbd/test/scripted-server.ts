@@ -15,6 +15,7 @@ import {
   STRUCTURED_REPLY_MAGIC,
   TransmissionFlag,
 } from '../src/protocol.ts';
+import { u16, u32, u64 } from './bytes.ts';
 
 /* A server that does what a test tells it, and nothing that it should: for what no good server would answer. */
 
@@ -45,24 +46,6 @@ export interface Script {
 
 const { hasFlags, sendFlush, sendTrim, sendWriteZeroes, sendDf } = TransmissionFlag;
 const usualFlags: number = hasFlags | sendFlush | sendTrim | sendWriteZeroes | sendDf;
-
-export function u16(value: number): Buffer {
-  const bytes = Buffer.alloc(2);
-  bytes.writeUInt16BE(value);
-  return bytes;
-}
-
-export function u32(value: number): Buffer {
-  const bytes = Buffer.alloc(4);
-  bytes.writeUInt32BE(value);
-  return bytes;
-}
-
-export function u64(value: number | bigint): Buffer {
-  const bytes = Buffer.alloc(8);
-  bytes.writeBigUInt64BE(BigInt(value));
-  return bytes;
-}
 
 export function simple(cookie: bigint, error = 0, data: Uint8Array = Buffer.alloc(0)): Buffer {
   return Buffer.concat([u32(SIMPLE_REPLY_MAGIC), u32(error), u64(cookie), data]);

@@ -6,7 +6,8 @@ import { promisify } from 'node:util';
 import { beforeAll, describe, expect, it } from 'vitest';
 import { NbdServer, type NbdTlsOptions, parsePskKeys } from '../src/index.ts';
 import { Command, Option, OPTION_MAGIC, OptionReply } from '../src/protocol.ts';
-import { TestClient, u32, u64 } from './client.ts';
+import { u32, u64 } from './bytes.ts';
+import { TestClient } from './client.ts';
 import { memoryDisk, pattern, scratchFolder, serve, type Served } from './serving.ts';
 
 /* The certificates of test/fixtures/tls are of an authority whose key is gone; they are good until 2126. */
